@@ -1,4 +1,7 @@
 //! Soloist keeps each account of a LoginRadius customer on as many devices as its plan allows.
 
+pub mod clock;
+pub mod message;
 pub mod model;
 pub mod provider;
+pub mod queue;

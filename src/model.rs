@@ -288,6 +288,21 @@ pub struct View {
     pub complete: bool,
 }
 
+/// Reads a time as LoginRadius writes it: RFC 3339 with 0 to 9 fractional digits, a missing zone meaning UTC.
+///
+/// `None` for what cannot be read and for year 1, which is .NET's way of saying "never".
+pub fn read_time(raw: &str) -> Option<Timestamp> {
+    let raw = raw.trim();
+    let time = raw.parse::<Timestamp>().ok().or_else(|| {
+        let civil = raw.parse::<jiff::civil::DateTime>().ok()?;
+        civil.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+    })?;
+    (time >= NEVER_ENDS).then_some(time)
+}
+
+/// The first instant of year 2: everything before it is "never".
+const NEVER_ENDS: Timestamp = Timestamp::constant(-62_104_060_800, 0);
+
 /// What a rule or an exemption may look at besides the uid. Fetched only where one needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserTraits {
@@ -317,6 +332,20 @@ mod tests {
         let id = digest.session_id();
         assert!(hex::encode(digest.0).starts_with(&id.to_string()));
         assert_eq!(SessionId::parse(&id.to_string()), Ok(id));
+    }
+
+    #[test]
+    fn times_are_read_as_the_provider_writes_them() {
+        let reads = |raw: &str| read_time(raw).map(|time| time.to_string());
+        for same in ["2023-09-15T04:09:41.72Z", "2023-09-15T04:09:41.720", "2023-09-15T04:09:41.7200000Z"] {
+            assert_eq!(reads(same).as_deref(), Some("2023-09-15T04:09:41.72Z"), "{same}");
+        }
+        assert_eq!(reads("2017-08-17T10:52:36.1644137Z").as_deref(), Some("2017-08-17T10:52:36.1644137Z"));
+        assert_eq!(reads("2023-06-01T12:34:56+02:00").as_deref(), Some("2023-06-01T10:34:56Z"));
+        for never in ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00", "0001-12-31T23:59:59Z", "", "soon", "1686000000"] {
+            assert_eq!(reads(never), None, "{never}");
+        }
+        assert_eq!(reads("0002-01-01T00:00:00Z").as_deref(), Some("0002-01-01T00:00:00Z"));
     }
 
     #[test]

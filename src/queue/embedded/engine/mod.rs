@@ -1,0 +1,491 @@
+//! The embedded queue's state machine: commands in, one transaction for all that gathered, answers after the fsync.
+//!
+//! Leases live in memory only, so they die with the process and every unsettled message is handed out again.
+
+mod deliver;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, oneshot};
+
+use super::dedupe::Dedupe;
+use super::store::{Store, StoredBody, key_range};
+use crate::model::{Lane, LoginEvent, Reason, TenantId};
+use crate::queue::{
+    DeadLetter, Delivery, DeliveryTag, LaneStats, Next, Published, QueueError, Selection, Settlement, Via, Why,
+};
+
+/// How long a queue that could not read or write waits before it tries by itself.
+const TROUBLE_RETRY: Duration = Duration::from_secs(1);
+/// How many due messages one transaction moves back into their lanes.
+const DUE_BATCH: usize = 256;
+/// How many dead letters one redrive or drop handles a transaction.
+pub(super) const DEAD_BATCH: usize = 1_000;
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
+
+/// An event on its way in, encoded by its publisher so that the queue's thread does not have to.
+pub(super) struct Incoming {
+    pub(super) tenant: TenantId,
+    pub(super) lane: Lane,
+    pub(super) body: StoredBody,
+    /// `None` bypasses the dedupe.
+    pub(super) dedupe_key: Option<u64>,
+}
+
+pub(super) enum Command {
+    Publish { events: Vec<Incoming>, reply: Reply<Published> },
+    Settle { epoch: u64, settlements: Vec<(DeliveryTag, Settlement)>, reply: Reply<()> },
+    Subscribe { tenant: TenantId, lane: Lane, prefetch: usize, sink: mpsc::Sender<Delivery>, reply: Reply<u64> },
+    Close { epoch: u64, reply: Option<Reply<()>> },
+    Stats { reply: Reply<Vec<LaneStats>> },
+    ListDead { selection: Selection, after: u64, limit: usize, reply: Reply<Vec<DeadLetter>> },
+    Redrive { selection: Selection, reply: Reply<u64> },
+    DropDead { selection: Selection, reply: Reply<u64> },
+    Stop,
+}
+
+impl Command {
+    /// How many events it adds to a transaction.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Publish { events, .. } => events.len(),
+            Self::Settle { settlements, .. } => settlements.len(),
+            _ => 1,
+        }
+    }
+}
+
+struct LaneState {
+    tenant: TenantId,
+    lane: Lane,
+    next_key: i64,
+    /// Everything before it was handed out or settled.
+    cursor: i64,
+    /// Handed out and given back.
+    returned: BTreeSet<i64>,
+    /// Messages at or after it came in after this process started.
+    first_own_key: i64,
+    ready: u64,
+    delayed: u64,
+}
+
+struct Subscriber {
+    lane_id: i64,
+    prefetch: usize,
+    sink: mpsc::Sender<Delivery>,
+    held: HashMap<u64, Held>,
+    next_number: u64,
+}
+
+struct Held {
+    key: i64,
+    attempt: u32,
+    event: LoginEvent,
+}
+
+/// An answer that goes out once the transaction is on the disk, or an error in its place.
+type Answer = Box<dyn FnOnce(Result<(), &anyhow::Error>) + Send>;
+
+pub(super) struct Engine {
+    store: Store,
+    lanes: BTreeMap<i64, LaneState>,
+    lane_ids: HashMap<(TenantId, Lane), i64>,
+    subscribers: BTreeMap<u64, Subscriber>,
+    next_epoch: u64,
+    dedupe: Dedupe,
+    messages_max: u64,
+    next_due_ms: Option<i64>,
+    dead: BTreeMap<i64, u64>,
+    /// The last attempt to read or write failed.
+    in_trouble: bool,
+}
+
+impl Engine {
+    pub(super) fn open(path: &Path, mut dedupe: Dedupe, messages_max: u64, now_ms: i64) -> anyhow::Result<Self> {
+        let store = Store::open(path)?;
+        store.pull_in_delays(now_ms).context("cannot update the queue file")?;
+        let this_minute = now_ms / 60_000;
+        store
+            .remembered(|row, minute, keys| dedupe.insert(row, minute.min(this_minute), keys))
+            .context("cannot read the event ids in the queue file")?;
+        let mut engine = Self {
+            lanes: BTreeMap::new(),
+            lane_ids: HashMap::new(),
+            subscribers: BTreeMap::new(),
+            next_epoch: 1,
+            dedupe,
+            messages_max,
+            next_due_ms: store.next_due()?,
+            dead: store.dead_counts()?.into_iter().collect(),
+            in_trouble: false,
+            store,
+        };
+        for lane in engine.store.lanes().context("cannot read the lanes of the queue file")? {
+            engine.lane_ids.insert((lane.tenant.clone(), lane.lane), lane.lane_id);
+            engine.lanes.insert(
+                lane.lane_id,
+                LaneState {
+                    tenant: lane.tenant,
+                    lane: lane.lane,
+                    next_key: lane.next_key,
+                    cursor: key_range(lane.lane_id).start,
+                    returned: BTreeSet::new(),
+                    first_own_key: lane.next_key,
+                    ready: lane.ready,
+                    delayed: lane.delayed,
+                },
+            );
+        }
+        Ok(engine)
+    }
+
+    /// How long nothing can become due; a queue in trouble tries again after [`TROUBLE_RETRY`].
+    pub(super) fn idle_for(&self, now_ms: i64) -> Option<Duration> {
+        if self.in_trouble {
+            return Some(TROUBLE_RETRY);
+        }
+        self.next_due_ms.map(|due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)))
+    }
+
+    /// Applies all commands in one transaction and answers them after its commit; on an error none is applied.
+    ///
+    /// # Errors
+    /// Only when the file is damaged: then this queue must not go on.
+    pub(super) fn apply(&mut self, commands: Vec<Command>, now_ms: i64) -> anyhow::Result<()> {
+        let mut batch = Batch::default();
+        let mut reads = Vec::new();
+        let mut result = self.store.begin().context("cannot begin a transaction");
+        for command in commands {
+            match command {
+                Command::Publish { events, reply } => {
+                    let published = result.is_ok().then(|| self.publish(&events, &mut batch));
+                    settle_answer(&mut batch, &mut result, published, reply);
+                }
+                Command::Settle { epoch, settlements, reply } => {
+                    let settled = result.is_ok().then(|| self.settle(epoch, &settlements, &mut batch, now_ms));
+                    settle_answer(&mut batch, &mut result, settled, reply);
+                }
+                Command::Redrive { selection, reply } => {
+                    let redriven = result.is_ok().then(|| self.redrive(&selection, &mut batch));
+                    settle_answer(&mut batch, &mut result, redriven, reply);
+                }
+                Command::DropDead { selection, reply } => {
+                    let dropped = result.is_ok().then(|| self.drop_dead(&selection, &mut batch));
+                    settle_answer(&mut batch, &mut result, dropped, reply);
+                }
+                read_only => reads.push(read_only),
+            }
+        }
+        let result = result.and_then(|()| self.finish(&mut batch, now_ms));
+        self.in_trouble = result.is_err();
+        if let Err(error) = &result {
+            self.store.roll_back();
+            self.undo(&mut batch)?;
+            tracing::error!("the queue cannot write: {error:#}");
+        }
+        for answer in batch.answers {
+            answer(result.as_ref().map(drop));
+        }
+        for read in reads {
+            self.read(read);
+        }
+        fail_if_damaged(result)
+    }
+
+    /// The last statements of a transaction: due messages, event ids, counts; then the commit.
+    fn finish(&mut self, batch: &mut Batch, now_ms: i64) -> anyhow::Result<()> {
+        self.move_due(batch, now_ms)?;
+        let minute = now_ms / 60_000;
+        let row = if batch.keys.is_empty() { None } else { Some(self.store.remember(minute, &batch.keys)?) };
+        for &lane_id in &batch.lanes {
+            if let Some(lane) = self.lanes.get(&lane_id) {
+                self.store.set_counts(lane_id, lane.ready, lane.delayed)?;
+            }
+        }
+        if row.is_some()
+            && let Some(last) = self.dedupe.expire(minute)
+        {
+            self.store.forget(last)?;
+        }
+        self.store.commit().context("cannot commit")?;
+        if let Some(row) = row {
+            self.dedupe.insert(row, minute, batch.keys.drain(..));
+        }
+        Ok(())
+    }
+
+    /// Brings memory back to what the file says after a roll-back.
+    fn undo(&mut self, batch: &mut Batch) -> anyhow::Result<()> {
+        for (epoch, number, held) in batch.released.drain(..) {
+            if let Some(subscriber) = self.subscribers.get_mut(&epoch) {
+                subscriber.held.insert(number, held);
+            }
+        }
+        let stored = self.store.lanes().context("cannot read the queue file after a failed write")?;
+        let known: HashSet<i64> = stored.iter().map(|lane| lane.lane_id).collect();
+        self.lanes.retain(|lane_id, _| known.contains(lane_id));
+        self.lane_ids.retain(|_, lane_id| known.contains(lane_id));
+        for lane in stored {
+            if let Some(state) = self.lanes.get_mut(&lane.lane_id) {
+                (state.ready, state.delayed) = (lane.ready, lane.delayed);
+            }
+        }
+        self.next_due_ms = self.store.next_due()?;
+        self.dead = self.store.dead_counts()?.into_iter().collect();
+        Ok(())
+    }
+
+    /// Empties the write-ahead log into the file; when that fails the log stays, and nothing is lost.
+    pub(super) fn truncate_log(&self) {
+        if let Err(error) = self.store.truncate_log() {
+            tracing::warn!("cannot empty the queue's write-ahead log: {error}");
+        }
+    }
+
+    fn publish(&mut self, events: &[Incoming], batch: &mut Batch) -> Attempted<Published> {
+        if self.total() + events.len() as u64 > self.messages_max {
+            return Ok(Err(QueueError::Full { messages_max: self.messages_max }));
+        }
+        let mut duplicates = 0;
+        for event in events {
+            if let Some(key) = event.dedupe_key {
+                if self.dedupe.contains(key) || !batch.key_set.insert(key) {
+                    duplicates += 1;
+                    continue;
+                }
+                batch.keys.push(key);
+            }
+            let lane_id = self.lane_id(&event.tenant, event.lane)?;
+            self.append(lane_id, 1, &event.body, batch)?;
+        }
+        Ok(Ok(Published { via: Via::Journal, duplicates }))
+    }
+
+    fn settle(
+        &mut self,
+        epoch: u64,
+        settlements: &[(DeliveryTag, Settlement)],
+        batch: &mut Batch,
+        now_ms: i64,
+    ) -> Attempted<()> {
+        let Some(subscriber) = self.subscribers.get_mut(&epoch) else { return Ok(Err(QueueError::StaleTag)) };
+        let mut distinct = HashSet::new();
+        let known = |tag: &DeliveryTag| tag.epoch == epoch && subscriber.held.contains_key(&tag.number);
+        if !settlements.iter().all(|(tag, _)| known(tag) && distinct.insert(tag.number)) {
+            return Ok(Err(QueueError::StaleTag));
+        }
+        let lane_id = subscriber.lane_id;
+        for (tag, settlement) in settlements {
+            let Some(held) = self.subscribers.get_mut(&epoch).and_then(|held| held.held.remove(&tag.number)) else {
+                continue;
+            };
+            let done = self.settle_one(lane_id, &held, *settlement, batch, now_ms);
+            batch.released.push((epoch, tag.number, held));
+            done?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn settle_one(
+        &mut self,
+        lane_id: i64,
+        held: &Held,
+        settlement: Settlement,
+        batch: &mut Batch,
+        now_ms: i64,
+    ) -> rusqlite::Result<()> {
+        self.remove(lane_id, held.key, batch)?;
+        match settlement {
+            Settlement::Ack => Ok(()),
+            Settlement::Again { after, next, why: _ } => {
+                let (event, attempt) = successor(held, next);
+                let lane_id = self.lane_id(&event.tenant, event.reason.lane())?;
+                let body = StoredBody::of(&event);
+                if after.is_zero() {
+                    return self.append(lane_id, attempt, &body, batch);
+                }
+                let delay_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
+                let due_ms = now_ms.saturating_add(delay_ms);
+                self.store.delay(lane_id, due_ms, delay_ms, attempt, &body)?;
+                self.next_due_ms = Some(self.next_due_ms.map_or(due_ms, |next| next.min(due_ms)));
+                self.count(lane_id, batch, |lane| lane.delayed += 1);
+                Ok(())
+            }
+            Settlement::DeadLetter { why } => {
+                let body = StoredBody::of(&held.event);
+                self.bury(lane_id, why, held.attempt, &body, now_ms)
+            }
+        }
+    }
+
+    fn bury(&mut self, lane_id: i64, why: Why, attempt: u32, body: &StoredBody, now_ms: i64) -> rusqlite::Result<()> {
+        self.store.bury(lane_id, why.as_str(), attempt, now_ms, body)?;
+        *self.dead.entry(lane_id).or_default() += 1;
+        Ok(())
+    }
+
+    fn redrive(&mut self, selection: &Selection, batch: &mut Batch) -> Attempted<u64> {
+        let mut redriven = 0;
+        for dead in self.select_dead(selection, 0, DEAD_BATCH)? {
+            let Ok(mut event) = deliver::read_row(&dead.body) else { continue };
+            event.reason = Reason::Redrive;
+            let lane_id = self.lane_id(&event.tenant, event.reason.lane())?;
+            self.append(lane_id, 1, &StoredBody::of(&event), batch)?;
+            self.remove_dead(dead.id, dead.lane_id)?;
+            redriven += 1;
+        }
+        Ok(Ok(redriven))
+    }
+
+    fn drop_dead(&mut self, selection: &Selection, _: &mut Batch) -> Attempted<u64> {
+        let chosen = self.select_dead(selection, 0, DEAD_BATCH)?;
+        for dead in &chosen {
+            self.remove_dead(dead.id, dead.lane_id)?;
+        }
+        Ok(Ok(chosen.len() as u64))
+    }
+
+    fn remove_dead(&mut self, id: i64, lane_id: i64) -> rusqlite::Result<()> {
+        self.store.remove_dead(id)?;
+        if let Some(count) = self.dead.get_mut(&lane_id) {
+            *count = count.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    fn move_due(&mut self, batch: &mut Batch, now_ms: i64) -> anyhow::Result<()> {
+        if self.next_due_ms.is_none_or(|due| due > now_ms) {
+            return Ok(());
+        }
+        for due in self.store.due(now_ms, DUE_BATCH)? {
+            self.append(due.lane_id, due.attempt, &due.body, batch)?;
+            self.store.remove_delayed(due.id)?;
+            self.count(due.lane_id, batch, |lane| lane.delayed = lane.delayed.saturating_sub(1));
+        }
+        self.next_due_ms = self.store.next_due()?;
+        Ok(())
+    }
+
+    fn append(&mut self, lane_id: i64, attempt: u32, body: &StoredBody, batch: &mut Batch) -> rusqlite::Result<()> {
+        let Some(lane) = self.lanes.get_mut(&lane_id) else { return Err(rusqlite::Error::QueryReturnedNoRows) };
+        let key = lane.next_key;
+        lane.next_key += 1;
+        lane.ready += 1;
+        batch.lanes.insert(lane_id);
+        self.store.insert(key, attempt, body)
+    }
+
+    fn remove(&mut self, lane_id: i64, key: i64, batch: &mut Batch) -> rusqlite::Result<()> {
+        self.count(lane_id, batch, |lane| lane.ready = lane.ready.saturating_sub(1));
+        self.store.delete(key)
+    }
+
+    fn count(&mut self, lane_id: i64, batch: &mut Batch, change: impl FnOnce(&mut LaneState)) {
+        if let Some(lane) = self.lanes.get_mut(&lane_id) {
+            change(lane);
+            batch.lanes.insert(lane_id);
+        }
+    }
+
+    fn lane_id(&mut self, tenant: &TenantId, lane: Lane) -> rusqlite::Result<i64> {
+        if let Some(&lane_id) = self.lane_ids.get(&(tenant.clone(), lane)) {
+            return Ok(lane_id);
+        }
+        let lane_id = self.store.add_lane(tenant, lane)?;
+        let first = key_range(lane_id).start;
+        self.lane_ids.insert((tenant.clone(), lane), lane_id);
+        self.lanes.insert(
+            lane_id,
+            LaneState {
+                tenant: tenant.clone(),
+                lane,
+                next_key: first,
+                cursor: first,
+                returned: BTreeSet::new(),
+                first_own_key: first,
+                ready: 0,
+                delayed: 0,
+            },
+        );
+        Ok(lane_id)
+    }
+
+    fn total(&self) -> u64 {
+        self.lanes.values().map(|lane| lane.ready + lane.delayed).sum::<u64>() + self.dead.values().sum::<u64>()
+    }
+}
+
+/// What a transaction has gathered so far.
+#[derive(Default)]
+struct Batch {
+    answers: Vec<Answer>,
+    keys: Vec<u64>,
+    key_set: HashSet<u64>,
+    lanes: BTreeSet<i64>,
+    released: Vec<(u64, u64, Held)>,
+}
+
+/// The file failed, or the command was refused, or it is done once the transaction is.
+type Attempted<T> = rusqlite::Result<Result<T, QueueError>>;
+
+fn settle_answer<T: Send + 'static>(
+    batch: &mut Batch,
+    result: &mut anyhow::Result<()>,
+    attempted: Option<Attempted<T>>,
+    reply: Reply<T>,
+) {
+    let staged = match attempted {
+        Some(Ok(staged)) => Some(staged),
+        Some(Err(error)) => {
+            *result = Err(anyhow::Error::new(error).context("cannot change the queue file"));
+            None
+        }
+        None => None,
+    };
+    batch.answers.push(Box::new(move |committed| {
+        let answer = match (staged, committed) {
+            (Some(Err(refused)), _) => Err(refused),
+            (Some(Ok(done)), Ok(())) => Ok(done),
+            (_, Err(error)) => Err(unavailable(format!("{error:#}"))),
+            (None, Ok(())) => Err(unavailable("the command was not tried".to_owned())),
+        };
+        // The one who asked may have gone away.
+        drop(reply.send(answer));
+    }));
+}
+
+fn unavailable(text: String) -> QueueError {
+    QueueError::Unavailable(anyhow::Error::msg(text))
+}
+
+fn successor(held: &Held, next: Next) -> (LoginEvent, u32) {
+    let mut event = held.event.clone();
+    match next {
+        Next::Retry => (event, held.attempt.saturating_add(1)),
+        Next::Defer => (event, held.attempt),
+        Next::Recheck { rung } => {
+            event.reason = Reason::Recheck { rung };
+            (event, 1)
+        }
+    }
+}
+
+/// A damaged file ends the queue; anything else may get better by itself.
+fn fail_if_damaged(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if is_damage(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn is_damage(error: &anyhow::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    error.chain().any(|cause| {
+        let code = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        matches!(code, Some(DatabaseCorrupt | NotADatabase))
+    })
+}

@@ -1,0 +1,322 @@
+//! The queue of one machine: a SQLite file, written by one thread that commits whatever has gathered.
+
+mod dedupe;
+mod engine;
+mod salvage;
+mod store;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self as commands, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+use self::dedupe::Dedupe;
+use self::engine::{Command, Engine, Incoming, Reply};
+use self::store::{Checkpointer, StoredBody};
+use super::{
+    DeadLetter, DeadLetters, Delivery, DeliveryTag, LaneStats, Published, Queue, QueueError, Selection, Settlement,
+    Subscription,
+};
+use crate::clock::Clock;
+use crate::model::{Lane, LoginEvent, Reason, TenantId};
+
+/// Commands that may wait for the queue's thread; every caller waits for its answer, so this is never near.
+const COMMANDS_MAX: usize = 65_536;
+/// How often the write-ahead log is moved into the file.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// The log size in bytes from which the writer itself empties the log, so that it cannot grow for ever under load.
+const LOG_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// How many transactions pass between two looks at the log's size.
+const LOG_CHECK_EVERY: u32 = 256;
+/// The longest wait without a command or a due message.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+
+/// What an embedded queue is opened with.
+#[derive(Clone, Debug)]
+pub struct EmbeddedConfig {
+    /// The folder of `queue.db` and its lock.
+    pub data_dir: PathBuf,
+    /// How many messages may wait, delayed and dead ones included.
+    pub messages_max: u64,
+    /// How many events one transaction takes.
+    pub batch_max: usize,
+    pub dedupe_ids_max: usize,
+    pub dedupe_window: Duration,
+}
+
+impl EmbeddedConfig {
+    pub fn in_dir(data_dir: &Path) -> Self {
+        Self {
+            data_dir: data_dir.to_path_buf(),
+            messages_max: 10_000_000,
+            batch_max: 256,
+            dedupe_ids_max: 1_000_000,
+            dedupe_window: Duration::from_hours(24),
+        }
+    }
+}
+
+/// The handle; clones share the thread, which ends when [`EmbeddedQueue::stop`] is called or the last clone is dropped.
+#[derive(Clone)]
+pub struct EmbeddedQueue {
+    commands: commands::Sender<Command>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Ends when the queue's thread ends: `Ok` after a stop, an error when the file is damaged.
+pub struct QueueThread {
+    ended: oneshot::Receiver<anyhow::Result<()>>,
+}
+
+impl QueueThread {
+    pub async fn ended(self) -> anyhow::Result<()> {
+        match self.ended.await {
+            Ok(result) => result,
+            Err(_gone) => Err(anyhow::anyhow!("the queue's thread panicked")),
+        }
+    }
+}
+
+impl EmbeddedQueue {
+    /// Opens the queue in a folder and starts its thread. A second process is kept out by a lock.
+    ///
+    /// A file that was found damaged is set aside and its readable rows are carried over.
+    pub fn open(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Self, QueueThread)> {
+        let lock = lock(&config.data_dir)?;
+        let path = config.data_dir.join("queue.db");
+        salvage::if_damaged(&path, clock.now_ms())?;
+        let window_minutes = i64::try_from(config.dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
+        let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
+        let engine = match Engine::open(&path, dedupe, config.messages_max, clock.now_ms()) {
+            Err(error) if engine::is_damage(&error) => {
+                salvage::mark(&path)?;
+                salvage::if_damaged(&path, clock.now_ms())?;
+                let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
+                Engine::open(&path, dedupe, config.messages_max, clock.now_ms())?
+            }
+            opened => opened?,
+        };
+        let checkpointer = Checkpointer::open(&path).context("cannot open the queue file a second time")?;
+        let (sender, receiver) = commands::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let writer =
+            Writer { engine, receiver, waiting: waiting.clone(), clock, batch_max: config.batch_max.max(1), path };
+        thread::Builder::new().name("queue".to_owned()).spawn(move || {
+            let (stop, stopped) = commands::channel::<()>();
+            let checkpoints =
+                thread::Builder::new().name("queue-log".to_owned()).spawn(move || checkpoint(&checkpointer, &stopped));
+            let result = checkpoints.context("cannot start a thread").and_then(|checkpoints| {
+                let result = writer.run();
+                drop(stop);
+                checkpoints.join().ok();
+                result
+            });
+            drop(lock);
+            drop(ended_sender.send(result));
+        })?;
+        Ok((Self { commands: sender, waiting }, QueueThread { ended }))
+    }
+
+    /// Ends the thread after what was sent before it.
+    pub fn stop(&self) {
+        self.send(Command::Stop).ok();
+    }
+
+    fn send(&self, command: Command) -> Result<(), QueueError> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= COMMANDS_MAX {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(QueueError::Unavailable(anyhow::anyhow!("{COMMANDS_MAX} commands wait for the queue file")));
+        }
+        self.commands.send(command).map_err(|_returned| ended())
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, QueueError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply))?;
+        answer.await.map_err(|_dropped| ended())?
+    }
+}
+
+fn ended() -> QueueError {
+    QueueError::Unavailable(anyhow::anyhow!("the queue has stopped"))
+}
+
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    let path = data_dir.join("queue.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(anyhow::Error::new(InUse { data_dir: data_dir.to_path_buf() })),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Another process holds the folder.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is in use by a running soloist: stop it, or use another data_dir", data_dir.display())]
+pub struct InUse {
+    pub data_dir: PathBuf,
+}
+
+fn checkpoint(checkpointer: &Checkpointer, stopped: &commands::Receiver<()>) {
+    while stopped.recv_timeout(CHECKPOINT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        if let Err(error) = checkpointer.run() {
+            tracing::warn!("cannot check-point the queue file: {error}");
+        }
+    }
+}
+
+/// The thread that owns the file.
+struct Writer {
+    engine: Engine,
+    receiver: commands::Receiver<Command>,
+    waiting: Arc<AtomicUsize>,
+    clock: Clock,
+    batch_max: usize,
+    path: PathBuf,
+}
+
+impl Writer {
+    fn run(mut self) -> anyhow::Result<()> {
+        let mut transactions: u32 = 0;
+        loop {
+            let wait = self.engine.idle_for(self.clock.now_ms()).unwrap_or(IDLE_MAX).min(IDLE_MAX);
+            let Some((batch, stop)) = self.gather(wait) else { break };
+            let now_ms = self.clock.now_ms();
+            let result = self.engine.apply(batch, now_ms).and_then(|()| self.engine.hand_out(now_ms));
+            if let Err(error) = result {
+                salvage::mark(&self.path)?;
+                return Err(error.context("the queue file is damaged; the next start carries its readable rows over"));
+            }
+            if stop {
+                break;
+            }
+            transactions = transactions.wrapping_add(1);
+            if transactions.is_multiple_of(LOG_CHECK_EVERY) {
+                self.bound_log();
+            }
+        }
+        self.engine.truncate_log();
+        Ok(())
+    }
+
+    /// Waits for a command and takes what else is there; `None` when nobody is left to send any.
+    fn gather(&self, wait: Duration) -> Option<(Vec<Command>, bool)> {
+        let mut batch = Vec::new();
+        let mut weight = 0;
+        let mut next = match self.receiver.recv_timeout(wait) {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return None,
+        };
+        while let Some(command) = next {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            if matches!(command, Command::Stop) {
+                return Some((batch, true));
+            }
+            weight += command.weight();
+            batch.push(command);
+            next = if weight < self.batch_max { self.receiver.try_recv().ok() } else { None };
+        }
+        Some((batch, false))
+    }
+
+    fn bound_log(&self) {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        let bytes = std::fs::metadata(log).map_or(0, |metadata| metadata.len());
+        if bytes > LOG_BYTES_MAX {
+            self.engine.truncate_log();
+        }
+    }
+}
+
+#[async_trait]
+impl Queue for EmbeddedQueue {
+    async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError> {
+        let events = events
+            .iter()
+            .map(|event| Incoming {
+                tenant: event.tenant.clone(),
+                lane: event.reason.lane(),
+                body: StoredBody::of(event),
+                dedupe_key: (event.reason == Reason::Login).then(|| dedupe::key(event)),
+            })
+            .collect();
+        self.ask(|reply| Command::Publish { events, reply }).await
+    }
+
+    async fn subscribe(
+        &self,
+        tenant: &TenantId,
+        lane: Lane,
+        prefetch: usize,
+    ) -> Result<Box<dyn Subscription>, QueueError> {
+        let prefetch = prefetch.max(1);
+        let (sink, deliveries) = mpsc::channel(prefetch);
+        let tenant = tenant.clone();
+        let epoch = self.ask(|reply| Command::Subscribe { tenant, lane, prefetch, sink, reply }).await?;
+        Ok(Box::new(EmbeddedSubscription { queue: self.clone(), epoch, deliveries }))
+    }
+
+    async fn stats(&self) -> Result<Vec<LaneStats>, QueueError> {
+        self.ask(|reply| Command::Stats { reply }).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for EmbeddedQueue {
+    async fn list(&self, selection: &Selection, after: u64, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let selection = selection.clone();
+        self.ask(|reply| Command::ListDead { selection, after, limit, reply }).await
+    }
+
+    async fn redrive(&self, selection: &Selection) -> Result<u64, QueueError> {
+        let selection = selection.clone();
+        self.ask(|reply| Command::Redrive { selection, reply }).await
+    }
+
+    async fn drop(&self, selection: &Selection) -> Result<u64, QueueError> {
+        let selection = selection.clone();
+        self.ask(|reply| Command::DropDead { selection, reply }).await
+    }
+}
+
+struct EmbeddedSubscription {
+    queue: EmbeddedQueue,
+    epoch: u64,
+    deliveries: mpsc::Receiver<Delivery>,
+}
+
+#[async_trait]
+impl Subscription for EmbeddedSubscription {
+    async fn receive(&mut self) -> Result<Delivery, QueueError> {
+        self.deliveries.recv().await.ok_or_else(ended)
+    }
+
+    async fn settle(&self, settlements: &[(DeliveryTag, Settlement)]) -> Result<(), QueueError> {
+        let (epoch, settlements) = (self.epoch, settlements.to_vec());
+        self.queue.ask(|reply| Command::Settle { epoch, settlements, reply }).await
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), QueueError> {
+        let epoch = self.epoch;
+        self.queue.ask(|reply| Command::Close { epoch, reply: Some(reply) }).await
+    }
+}
+
+impl Drop for EmbeddedSubscription {
+    fn drop(&mut self) {
+        // Closing twice is harmless; a subscription that was only dropped gives back what it holds, too.
+        self.queue.send(Command::Close { epoch: self.epoch, reply: None }).ok();
+    }
+}

@@ -1,0 +1,176 @@
+//! A damaged queue file: set aside, its readable rows carried over into a new one.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rusqlite::{Connection, Row};
+
+use super::store::{Store, StoredBody, key_range};
+use crate::message;
+use crate::queue::Why;
+
+/// The widest step over an unreadable stretch of keys; after it the rest of the table is given up.
+const SKIP_MAX: i64 = 1 << 42;
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// Notes that the file is damaged, for the next start to see.
+pub(super) fn mark(path: &Path) -> anyhow::Result<()> {
+    let marker = beside(path, ".damaged");
+    std::fs::write(&marker, b"").with_context(|| format!("cannot write {}", marker.display()))
+}
+
+/// Where the file was marked as damaged: sets it aside and carries its readable rows over.
+///
+/// The rows go into a file of another name first, so that a crash on the way starts over with nothing lost.
+pub(super) fn if_damaged(path: &Path, now_ms: i64) -> anyhow::Result<()> {
+    let marker = beside(path, ".damaged");
+    if !marker.exists() {
+        return Ok(());
+    }
+    let fresh = beside(path, ".new");
+    for ending in ["", "-wal", "-shm"] {
+        remove_if_there(&beside(&fresh, ending))?;
+    }
+    let counts = carry_over(path, &fresh, now_ms)?;
+    let aside = free_name(path);
+    for ending in ["-wal", "-shm", ""] {
+        let from = beside(path, ending);
+        if from.exists() {
+            std::fs::rename(&from, beside(&aside, ending)).context("cannot set the damaged queue file aside")?;
+        }
+    }
+    std::fs::rename(&fresh, path).context("cannot put the new queue file in place")?;
+    remove_if_there(&marker)?;
+    tracing::error!(
+        carried_over = counts.carried,
+        unreadable = counts.unreadable,
+        "the queue file was damaged: {} messages were carried over, {} could not be read; the damaged file is {}",
+        counts.carried,
+        counts.unreadable,
+        aside.display()
+    );
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn free_name(path: &Path) -> PathBuf {
+    let mut number = 1_u32;
+    loop {
+        let name = beside(path, &format!(".damaged-{number}"));
+        if !name.exists() {
+            return name;
+        }
+        number += 1;
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    carried: u64,
+    unreadable: u64,
+}
+
+/// One row of whichever table, as far as it could be read.
+struct Salvaged {
+    attempt: u32,
+    body: StoredBody,
+    why: Option<String>,
+}
+
+fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Counts> {
+    let store = Store::open(fresh)?;
+    let mut counts = Counts::default();
+    let mut lanes = std::collections::HashMap::new();
+    store.begin()?;
+    // A file that cannot be opened at all has nothing to carry over.
+    if let Ok(db) = Connection::open(damaged) {
+        for table in ["messages", "delayed", "dead"] {
+            scan(&db, table, &mut |row| {
+                let Ok(salvaged) = row else {
+                    counts.unreadable += 1;
+                    return Ok(());
+                };
+                let event = message::read(&salvaged.body.bytes).ok().filter(|_| salvaged.body.is_intact());
+                let Some(event) = event else {
+                    counts.unreadable += 1;
+                    return Ok(());
+                };
+                let lane = (event.tenant.clone(), event.reason.lane());
+                if !lanes.contains_key(&lane) {
+                    let lane_id = store.add_lane(&lane.0, lane.1)?;
+                    lanes.insert(lane.clone(), (lane_id, 0_u64));
+                }
+                if let Some((lane_id, ready)) = lanes.get_mut(&lane) {
+                    if let Some(why) = &salvaged.why {
+                        store.bury(*lane_id, why, salvaged.attempt, now_ms, &salvaged.body)?;
+                    } else {
+                        let key = key_range(*lane_id).start + i64::try_from(*ready).unwrap_or(i64::MAX >> 1);
+                        store.insert(key, salvaged.attempt, &salvaged.body)?;
+                        *ready += 1;
+                    }
+                    counts.carried += 1;
+                }
+                Ok(())
+            })?;
+        }
+    }
+    for (lane_id, ready) in lanes.values() {
+        store.set_counts(*lane_id, *ready, 0)?;
+    }
+    store.commit()?;
+    store.truncate_log()?;
+    Ok(counts)
+}
+
+type Visit<'a> = dyn FnMut(Result<Salvaged, ()>) -> anyhow::Result<()> + 'a;
+
+/// Reads a table in key order; where a page cannot be read, steps over ever wider stretches of keys.
+fn scan(db: &Connection, table: &str, visit: &mut Visit<'_>) -> anyhow::Result<()> {
+    let (key, why) = if table == "messages" { ("key", "NULL") } else { ("id", "NULL") };
+    let why = if table == "dead" { "why" } else { why };
+    let sql = format!("SELECT {key}, attempt, body, sum, {why} FROM {table} WHERE {key} >= ?1 ORDER BY {key}");
+    let mut from = 0_i64;
+    let mut skip = 1_i64;
+    while skip <= SKIP_MAX {
+        let Ok(mut statement) = db.prepare(&sql) else { return visit(Err(())) };
+        let Ok(mut rows) = statement.query([from]) else { return visit(Err(())) };
+        loop {
+            match rows.next().and_then(|row| row.map(salvaged).transpose()) {
+                Ok(Some((key, row))) => {
+                    from = key + 1;
+                    skip = 1;
+                    visit(Ok(row))?;
+                }
+                Ok(None) => return Ok(()),
+                Err(_) => break,
+            }
+        }
+        if skip == 1 {
+            visit(Err(()))?;
+        }
+        from = from.saturating_add(skip);
+        skip *= 2;
+    }
+    Ok(())
+}
+
+fn salvaged(row: &Row<'_>) -> rusqlite::Result<(i64, Salvaged)> {
+    let body = StoredBody { bytes: row.get(2)?, sum: row.get(3)? };
+    let why: Option<String> = row.get(4)?;
+    let why = why.filter(|why| Why::ALL.iter().any(|known| known.as_str() == why));
+    Ok((row.get(0)?, Salvaged { attempt: row.get(1)?, body, why }))
+}

@@ -1,0 +1,234 @@
+//! Stage 2: the queue port. Publish durably, hand out, settle.
+//!
+//! A message is a [`LoginEvent`]; handing it out twice, late or out of order is harmless, losing it is not.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::model::{Lane, LoginEvent, TenantId};
+
+pub mod embedded;
+
+/// Names one hand-over of a message. Only good with the subscription that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryTag {
+    /// The subscription's (for a broker: the connection's) number; a tag of an older one is stale.
+    pub epoch: u64,
+    pub number: u64,
+}
+
+/// One hand-over of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub tag: DeliveryTag,
+    pub event: LoginEvent,
+    /// 1-based; counts hand-overs that were settled with [`Next::Retry`].
+    pub attempt: u32,
+    /// It may have been handed out before: a process ended, or a subscription gave it back.
+    pub redelivered: bool,
+}
+
+/// What a message that comes again comes as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Attempt + 1, same lane.
+    Retry,
+    /// Attempt unchanged, same lane.
+    Defer,
+    /// Attempt 1, background lane.
+    Recheck { rung: u8 },
+}
+
+/// How a delivery ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    Ack,
+    /// `after` may be rounded up to the backend's next rung.
+    Again {
+        after: Duration,
+        next: Next,
+        why: Why,
+    },
+    DeadLetter {
+        why: Why,
+    },
+}
+
+/// Why a message comes again or was given up: the code that people and metrics see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Why {
+    Unavailable,
+    Throttled,
+    Unauthorized,
+    UserUnknown,
+    Refused,
+    AttemptsExhausted,
+    LoginNotVisible,
+    SurplusLeft,
+    DirectivesStale,
+    LedgerUnavailable,
+    StepDeadline,
+    Stopping,
+    Damaged,
+    Unreadable,
+    UnknownTenant,
+}
+
+impl Why {
+    pub const ALL: [Self; 15] = [
+        Self::Unavailable,
+        Self::Throttled,
+        Self::Unauthorized,
+        Self::UserUnknown,
+        Self::Refused,
+        Self::AttemptsExhausted,
+        Self::LoginNotVisible,
+        Self::SurplusLeft,
+        Self::DirectivesStale,
+        Self::LedgerUnavailable,
+        Self::StepDeadline,
+        Self::Stopping,
+        Self::Damaged,
+        Self::Unreadable,
+        Self::UnknownTenant,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Throttled => "throttled",
+            Self::Unauthorized => "unauthorized",
+            Self::UserUnknown => "user_unknown",
+            Self::Refused => "refused",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::LoginNotVisible => "login_not_visible",
+            Self::SurplusLeft => "surplus_left",
+            Self::DirectivesStale => "directives_stale",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::StepDeadline => "step_deadline",
+            Self::Stopping => "stopping",
+            Self::Damaged => "damaged",
+            Self::Unreadable => "unreadable",
+            Self::UnknownTenant => "unknown_tenant",
+        }
+    }
+}
+
+/// Where accepted events are safe now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Journal,
+    Broker,
+}
+
+impl Via {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Journal => "journal",
+            Self::Broker => "broker",
+        }
+    }
+}
+
+/// What became of a publish: every event of it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub via: Via,
+    /// How many of the events had been accepted before and were not queued again.
+    pub duplicates: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Nothing was changed; later may work.
+    #[error("the queue is unavailable")]
+    Unavailable(#[source] anyhow::Error),
+    /// `queue.messages_max` messages wait; nothing was changed.
+    #[error("the queue holds its limit of {messages_max} messages")]
+    Full { messages_max: u64 },
+    /// The delivery is no longer this subscription's to settle; nothing was changed.
+    #[error("the delivery was given back or settled before")]
+    StaleTag,
+}
+
+/// Keeps login events until they are settled.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Returns only when every event is durable; on an error none is. Repeating is harmless.
+    ///
+    /// Events with [`crate::model::Reason::Login`] that were accepted in the dedupe window are counted, not queued.
+    async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError>;
+
+    /// Starts handing out a tenant's lane, at most `prefetch` unsettled deliveries at a time.
+    async fn subscribe(
+        &self,
+        tenant: &TenantId,
+        lane: Lane,
+        prefetch: usize,
+    ) -> Result<Box<dyn Subscription>, QueueError>;
+
+    async fn stats(&self) -> Result<Vec<LaneStats>, QueueError>;
+}
+
+/// Hands out the messages of one tenant's lane.
+#[async_trait]
+pub trait Subscription: Send {
+    /// Waits for the next delivery. Cancel-safe: dropping the wait loses nothing.
+    async fn receive(&mut self) -> Result<Delivery, QueueError>;
+
+    /// Ends deliveries, all or none. A delivery that is not settled is handed out again.
+    async fn settle(&self, settlements: &[(DeliveryTag, Settlement)]) -> Result<(), QueueError>;
+
+    /// Gives back what is unsettled, no attempt spent.
+    async fn close(self: Box<Self>) -> Result<(), QueueError>;
+}
+
+/// What waits in one lane of one tenant. `None` where a backend cannot know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneStats {
+    pub tenant: TenantId,
+    pub lane: Lane,
+    pub ready: u64,
+    pub delayed: Option<u64>,
+    pub dead: Option<u64>,
+    /// When the oldest message that waits to be handed out was accepted.
+    pub oldest_accepted_at: Option<Timestamp>,
+}
+
+/// A message that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub id: u64,
+    pub tenant: TenantId,
+    pub lane: Lane,
+    pub why: String,
+    pub attempt: u32,
+    pub died_at: Timestamp,
+    /// `None` where the message cannot be read; then its length and hash are all that is shown of it.
+    pub event: Option<LoginEvent>,
+    pub body_bytes: usize,
+    pub body_sha256: [u8; 32],
+}
+
+/// Which dead letters are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    All,
+    Why(String),
+    Ids(Vec<u64>),
+}
+
+/// The messages that were given up, for people to look at, put back or drop.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// Oldest first, from the first id above `after`, at most `limit`.
+    async fn list(&self, selection: &Selection, after: u64, limit: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Puts readable ones back into their lane with attempt 1; returns how many. An unreadable one stays.
+    async fn redrive(&self, selection: &Selection) -> Result<u64, QueueError>;
+
+    /// Deletes for good; returns how many.
+    async fn drop(&self, selection: &Selection) -> Result<u64, QueueError>;
+}
