@@ -1,6 +1,5 @@
 //! One binary for all tests that go through the front door.
 #![expect(
-    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,

@@ -10,10 +10,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for `future`, but not for ever.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
-    }
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
 }
 
 pub(crate) fn tenant(name: &str) -> TenantId {
