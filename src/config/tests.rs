@@ -184,3 +184,60 @@ fn a_named_file_must_exist_and_the_usual_one_need_not() {
     env.insert("SOLOIST_CONFIG".into(), "/nowhere/too.toml".into());
     assert!(Config::load(&ConfigSources { env, ..Default::default() }).is_err());
 }
+
+const EXAMPLE: &str = include_str!("../../deploy/soloist.example.toml");
+
+/// The example with what is commented out: settings have no space after their `#`, prose has one.
+fn example_in_full() -> String {
+    let uncommented = |line| str::strip_prefix(line, "#").filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+    EXAMPLE.lines().map(uncommented).collect::<Vec<_>>().join("\n")
+}
+
+/// Each setting of a text, by the name that the table has for it.
+fn settings_in(toml: &str) -> BTreeMap<String, Value> {
+    let table: toml::Table = toml::from_str(toml).unwrap();
+    let Value::Object(sections) = serde_json::to_value(table).unwrap() else { unreachable!("a table") };
+    let mut settings = BTreeMap::new();
+    for (section, value) in sections.into_iter().filter(|(section, _)| section != "tenants") {
+        match value {
+            Value::Object(keys) => {
+                settings.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+            }
+            value => _ = settings.insert(section, value),
+        }
+    }
+    settings
+}
+
+#[test]
+fn the_example_shows_every_default() {
+    let defaults = options().iter().filter_map(|option| Some((option.path.to_owned(), option.default_value()?)));
+    assert_eq!(settings_in(EXAMPLE), defaults.collect());
+}
+
+#[test]
+fn the_example_shows_every_option_and_no_other() {
+    let names: Vec<String> = settings_in(&example_in_full()).into_keys().collect();
+    let mut known: Vec<&str> = options().iter().map(|option| option.path).collect();
+    known.sort_unstable();
+    assert_eq!(names, known);
+}
+
+#[test]
+fn the_example_explains_every_option() {
+    let mut before = "";
+    for line in EXAMPLE.lines() {
+        let is_setting = line.contains(" = ") && !line.starts_with('#');
+        assert!(!is_setting || !(before.is_empty() || before.starts_with('[')), "no comment above: {line}");
+        before = line;
+    }
+}
+
+#[test]
+fn the_example_and_two_secrets_are_a_configuration() {
+    let config = load(EXAMPLE, &[KEY, SECRET]).unwrap();
+    assert_eq!(config.tenants.len(), 1);
+    let config = load(&example_in_full(), &[]).unwrap();
+    assert_eq!(config.tenants.len(), 2);
+    assert_eq!(config.policy["exemptions"][0]["email_domain"], "example.com");
+}
