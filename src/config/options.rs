@@ -1,0 +1,157 @@
+//! The table of every option: name, default, grammar, meaning. Reading, listing and the example file follow it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::grammar::Grammar;
+use super::settings::toml_value;
+
+/// One option as people know it.
+///
+/// The options of `loginradius` and `policy` exist once more in each `[tenants.<name>]`.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionDoc {
+    /// Section and key, joined by dots.
+    pub path: &'static str,
+    /// As one would write it into a variable. `None`: not set, or must be set.
+    pub default: Option<&'static str>,
+    pub grammar: Grammar,
+    /// What it does, with its unit.
+    pub doc: &'static str,
+}
+
+impl OptionDoc {
+    pub fn is_secret(&self) -> bool {
+        self.grammar.is_secret()
+    }
+
+    /// The default as it would come out of a file.
+    pub fn default_value(&self) -> Option<Value> {
+        self.default.map(|text| toml_value(text).unwrap_or_else(|| text.into()))
+    }
+}
+
+/// Every option, in the order of the sections.
+pub fn options() -> &'static [OptionDoc] {
+    OPTIONS
+}
+
+pub(super) fn find(path: &str) -> Option<&'static OptionDoc> {
+    OPTIONS.iter().find(|option| option.path == path)
+}
+
+const fn option(path: &'static str, default: Option<&'static str>, grammar: Grammar, doc: &'static str) -> OptionDoc {
+    OptionDoc { path, default, grammar, doc }
+}
+
+const fn count(max: u64) -> Grammar {
+    Grammar::Count { min: 1, max }
+}
+
+const fn seconds(min_ms: u64, max: u64) -> Grammar {
+    Grammar::Duration { min: Duration::from_millis(min_ms), max: Duration::from_secs(max) }
+}
+
+const MINUTE: u64 = 60;
+const DAY: u64 = 24 * 60 * MINUTE;
+
+#[rustfmt::skip]
+static OPTIONS: &[OptionDoc] = &[
+    option("data_dir", Some("./soloist-data"), Grammar::Path,
+        "folder of the queue file, the ledger and the admin key; created with mode 0700"),
+
+    option("webhook.listen", Some("127.0.0.1:8080"), Grammar::Address,
+        "address and port of the public listener"),
+    option("webhook.tls_cert", None, Grammar::Path,
+        "PEM file with the certificate chain; with tls_key the listener speaks TLS"),
+    option("webhook.tls_key", None, Grammar::Path,
+        "PEM file with the private key of tls_cert"),
+    option("webhook.body_bytes_max", Some("262144"), count(16 << 20),
+        "bytes; a longer body is refused with 413 before it is buffered"),
+    option("webhook.header_timeout", Some("5s"), seconds(1, 10 * MINUTE),
+        "duration; a connection that has not sent its headers by then is closed"),
+    option("webhook.body_timeout", Some("10s"), seconds(1, 10 * MINUTE),
+        "duration; a body that is not complete by then is refused with 408"),
+    option("webhook.in_flight_max", Some("4096"), count(1_000_000),
+        "complete bodies that may wait for the queue; beyond it 503 at once"),
+    option("webhook.connections_max", Some("16384"), count(1_000_000),
+        "open connections of the public listener; further ones wait to be accepted"),
+    option("webhook.dedupe_ids_max", Some("1000000"), count(100_000_000),
+        "remembered event keys, 8 bytes each; the oldest are forgotten first"),
+    option("webhook.dedupe_window", Some("24h"), seconds(1_000, 30 * DAY),
+        "duration; how long a repeated event is recognised and not queued again"),
+
+    option("queue.messages_max", Some("10000000"), count(1_000_000_000),
+        "waiting messages, about 200 bytes of disk each; beyond it new events get 503"),
+    option("queue.batch_max", Some("256"), count(10_000),
+        "events that one fsync makes durable at most"),
+
+    option("loginradius.api_url", Some("https://api.loginradius.com"), Grammar::Url,
+        "base of the LoginRadius API: your own API domain, or a sandbox"),
+    option("loginradius.api_key", None, Grammar::Secret,
+        "API key of the tenant; required"),
+    option("loginradius.api_secret", None, Grammar::Secret,
+        "API secret of the tenant; required"),
+    option("loginradius.webhook_secrets", None, Grammar::Secrets,
+        "secrets that may have signed a webhook, several while one is rotated; default: the API secret"),
+    option("loginradius.requests_per_second", Some("25"), Grammar::Rate,
+        "calls a second to this tenant's API, shared by all its workers in this process"),
+    option("loginradius.timeout", Some("5s"), seconds(1, MINUTE),
+        "duration of a whole call, answer included"),
+    option("loginradius.connect_timeout", Some("2s"), seconds(1, MINUTE),
+        "duration; how long a connection may take to open, TLS included"),
+    option("loginradius.credentials_in", Some("headers"), Grammar::Choice(&["headers", "query"]),
+        "where key and secret travel; query is for old tenants only, as it puts secrets into URLs"),
+
+    option("policy.mode", Some("enforce"), Grammar::Policy("enforce, observe or off"),
+        "enforce ends surplus sessions, observe only records what it would end, off does nothing"),
+    option("policy.limit", Some("1"), Grammar::Policy("1 to 1000 or unlimited"),
+        "sessions (or devices, see count) of a user that may stay"),
+    option("policy.strategy", Some("evict_oldest"), Grammar::Policy("evict_oldest or reject_newest"),
+        "who must go when there are too many: the oldest login, or the one that came last"),
+    option("policy.count", Some("session"), Grammar::Policy("session or device"),
+        "what the limit counts: every session, or devices with any number of sessions each"),
+    option("policy.device_fields", Some(r#"["device_type", "os", "browser"]"#), Grammar::Policy("a list of fields"),
+        "what makes two sessions the same device, with count = \"device\"; also device, ip"),
+    option("policy.per_device", Some("1"), Grammar::Policy("1 to 1000 or unlimited"),
+        "sessions that may stay on one device, with count = \"device\""),
+    option("policy.buckets", None, Grammar::Policy("a table"),
+        "limits by kind of device on top of the limit, such as one mobile and one desktop"),
+    option("policy.session_lifetime", Some("30d"), Grammar::Policy("a duration"),
+        "duration; how long a session lives at LoginRadius at most"),
+    option("policy.pins_max", Some("0"), Grammar::Policy("a whole number"),
+        "sessions that a user may pin, so that they are not ended"),
+    option("policy.canary_percent", Some("100"), Grammar::Policy("0 to 100"),
+        "percent of the users whose sessions are ended; the others are only observed"),
+    option("policy.rules", None, Grammar::Policy("a list of tables"),
+        "other policies for users with a role or a custom field; the first that matches wins"),
+    option("policy.overrides", None, Grammar::Policy("a list of tables"),
+        "other policies for single users; they win over rules"),
+    option("policy.exemptions", None, Grammar::Policy("a list of tables"),
+        "users whose sessions are not ended, each with a reason, an owner and an expiry"),
+
+    option("worker.concurrency", Some("64"), count(10_000),
+        "users of a tenant that are looked at at the same time"),
+    option("worker.step_deadline", Some("15s"), seconds(1_000, 10 * MINUTE),
+        "duration of one look at one user; after it the delivery is tried again"),
+    option("worker.revokes_per_step_max", Some("50"), count(1_000),
+        "sessions ended for one user before they are listed again"),
+    option("worker.attempts_max", Some("12"), count(1_000),
+        "attempts, the first included, before a delivery is dead-lettered"),
+    option("worker.drain_timeout", Some("20s"), seconds(1, 10 * MINUTE),
+        "duration; how long started steps may take to finish when the service stops"),
+
+    option("admin.listen", Some("127.0.0.1:8081"), Grammar::Address,
+        "address and port of the private listener: metrics and admin API"),
+    option("admin.insecure", Some("false"), Grammar::Flag,
+        "true lets the private listener, which is not encrypted, be reached from other machines"),
+
+    option("ledger.decisions_max", Some("100000"), count(100_000_000),
+        "recorded decisions, about 1 KiB of disk each; the oldest are forgotten first"),
+
+    option("telemetry.log", Some("info"), Grammar::LogFilter,
+        "what is logged: a level, or levels by module such as info,soloist::worker=debug"),
+    option("telemetry.log_format", Some("human"), Grammar::Choice(&["human", "json"]),
+        "lines for people, or one JSON object a line"),
+];

@@ -1,0 +1,114 @@
+//! What all listeners share: problem details, and a server with deadlines and limits.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use http::{HeaderValue, StatusCode, header};
+use hyper_util::rt::TokioTimer;
+
+/// Streams that one HTTP/2 connection may have open.
+const STREAMS_MAX: u32 = 256;
+/// Bytes of request headers that are read before a request is refused.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// How often an idle HTTP/2 connection is asked whether it is still there.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// An error answer after RFC 9457. Its text is fixed: nothing of the request or of the inside goes into it.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    /// Stable; the answer's `type` is `urn:soloist:problem:<name>`.
+    pub name: &'static str,
+    pub detail: &'static str,
+    /// In seconds; 0 for none.
+    pub retry_after: u32,
+}
+
+impl Problem {
+    pub const fn new(status: StatusCode, name: &'static str, detail: &'static str) -> Self {
+        Self { status, name, detail, retry_after: 0 }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "type": format!("urn:soloist:problem:{}", self.name),
+            "title": self.status.canonical_reason().unwrap_or_default(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.retry_after > 0 {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
+        }
+        response
+    }
+}
+
+/// How a listener speaks.
+pub struct ServerConfig {
+    /// From accepting a connection, and from the end of a request, to the end of the next request's headers.
+    pub header_timeout: Duration,
+    pub tls: Option<RustlsConfig>,
+}
+
+/// Certificate chain and key from PEM files.
+pub async fn tls_from_files(cert: &Path, key: &Path) -> anyhow::Result<RustlsConfig> {
+    RustlsConfig::from_pem_file(cert, key)
+        .await
+        .with_context(|| format!("cannot read the certificate {} with the key {}", cert.display(), key.display()))
+}
+
+/// A listening socket; port 0 takes a free one.
+pub fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves HTTP/1 and HTTP/2 until the handle stops it.
+///
+/// A client that does not finish its headers within the deadline is cut off, so slow clients cannot hold connections.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: ServerConfig,
+    handle: Handle<SocketAddr>,
+) -> anyhow::Result<()> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    match config.tls {
+        None => {
+            let mut server = axum_server::from_tcp(listener)?.handle(handle);
+            limit(server.http_builder(), config.header_timeout);
+            server.serve(service).await?;
+        }
+        Some(tls) => {
+            let mut server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+            limit(server.http_builder(), config.header_timeout);
+            server.serve(service).await?;
+        }
+    }
+    Ok(())
+}
+
+fn limit<E>(builder: &mut hyper_util::server::conn::auto::Builder<E>, header_timeout: Duration) {
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEADER_BYTES_MAX as usize)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+}

@@ -1,0 +1,181 @@
+//! Log set-up, and every metric's name, help text and labels. Labels come from enums and configured tenant names only.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::config::{LogFormat, TelemetryConfig};
+use crate::model::{Lane, TenantId};
+use crate::queue::LaneStats;
+
+/// Label pairs in a fixed order: names are literals, values come from enums or the configuration.
+pub type Labels = Vec<(&'static str, String)>;
+
+pub fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
+    pairs.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
+}
+
+/// Sends logs to standard error, as text for people or as one JSON object a line.
+///
+/// # Errors
+/// When the filter cannot be read, or logs were set up before.
+pub fn set_up_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Human => logs.with_target(false).finish().try_init()?,
+        LogFormat::Json => logs.json().flatten_event(true).with_current_span(true).finish().try_init()?,
+    }
+    Ok(())
+}
+
+/// All metrics of a process. Cloning shares them.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    pub events_accepted: Family<Labels, Counter>,
+    pub events_duplicate: Family<Labels, Counter>,
+    pub events_ignored: Family<Labels, Counter>,
+    pub events_refused: Family<Labels, Counter>,
+    queue_messages: Family<Labels, Gauge>,
+    queue_oldest_age: Family<Labels, Gauge>,
+    pub login_to_settled: Family<Labels, Histogram>,
+    pub deliveries_settled: Family<Labels, Counter>,
+    pub provider_calls: Family<Labels, Counter>,
+    pub decisions: Family<Labels, Counter>,
+    pub sessions_revoked: Family<Labels, Counter>,
+    pub sessions_already_gone: Family<Labels, Counter>,
+    pub surplus_unresolved: Family<Labels, Counter>,
+    pub rechecks: Family<Labels, Counter>,
+    pub tenant_paused: Family<Labels, Gauge>,
+    pub directives_stale: Family<Labels, Gauge>,
+    pub ledger_lost: Counter,
+}
+
+/// 1 ms to about 35 min.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 22))
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("soloist");
+        let mut register = Registration(&mut registry);
+        let mut metrics = Self {
+            events_accepted: register.counter("events_accepted", "Login events answered 202, new ones (tenant, via)"),
+            events_duplicate: register
+                .counter("events_duplicate", "Login events answered 202 that had been accepted before (tenant)"),
+            events_ignored: register.counter("events_ignored", "Signed webhook requests about other events (tenant)"),
+            events_refused: register.counter("events_refused", "Webhook requests that were refused (reason)"),
+            queue_messages: register.gauge("queue_messages", "Messages in the queue (tenant, lane, state)"),
+            queue_oldest_age: register.gauge_in(
+                "queue_oldest_age",
+                "Age of the oldest message that waits to be handed out (tenant, lane)",
+                Unit::Seconds,
+            ),
+            login_to_settled: Family::new_with_constructor(seconds),
+            deliveries_settled: register
+                .counter("deliveries_settled", "Deliveries by how they ended (tenant, settlement, why)"),
+            provider_calls: register.counter("provider_calls", "Calls to the provider (tenant, operation, result)"),
+            decisions: register.counter("decisions", "Decisions by mode (tenant, mode, outcome)"),
+            sessions_revoked: register.counter("sessions_revoked", "Sessions that were ended (tenant, reason)"),
+            sessions_already_gone: register
+                .counter("sessions_already_gone", "Sessions to be ended that the provider no longer knew (tenant)"),
+            surplus_unresolved: register
+                .counter("surplus_unresolved", "Sessions over the limit that a decision could not end (tenant)"),
+            rechecks: register.counter("rechecks", "Second looks that were scheduled (tenant, why)"),
+            tenant_paused: register.gauge("tenant_paused", "1 while a tenant's enforcement is paused (tenant, cause)"),
+            directives_stale: register
+                .gauge("directives_stale", "1 while directives are too old to end a session by (tenant)"),
+            ledger_lost: Counter::default(),
+            registry: Arc::default(),
+        };
+        register.0.register_with_unit(
+            "login_to_settled",
+            "From accepting a login event to settling it (tenant)",
+            Unit::Seconds,
+            metrics.login_to_settled.clone(),
+        );
+        register.0.register("ledger_lost", "Records that the ledger could not keep", metrics.ledger_lost.clone());
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// Takes over what waits in the queue now; `now_ms` in milliseconds since 1970.
+    pub fn show_queue(&self, stats: &[LaneStats], now_ms: i64) {
+        for lane in stats {
+            let set = |state: &str, count: Option<u64>| {
+                let of = labels([("tenant", lane.tenant.as_str()), ("lane", lane.lane.as_str()), ("state", state)]);
+                let count = i64::try_from(count.unwrap_or(0)).unwrap_or(i64::MAX);
+                self.queue_messages.get_or_create(&of).set(count);
+            };
+            set("ready", Some(lane.ready));
+            set("delayed", lane.delayed);
+            set("dead", lane.dead);
+            let age_ms = lane.oldest_accepted_at.map_or(0, |at| (now_ms - at.as_millisecond()).max(0));
+            let of = labels([("tenant", lane.tenant.as_str()), ("lane", lane.lane.as_str())]);
+            self.queue_oldest_age.get_or_create(&of).set(age_ms / 1_000);
+        }
+    }
+
+    /// Makes a tenant's series appear with zeros, so that a rate over them is right from the first event on.
+    pub fn announce(&self, tenant: &TenantId) {
+        for lane in Lane::ALL {
+            let empty = LaneStats {
+                tenant: tenant.clone(),
+                lane,
+                ready: 0,
+                delayed: Some(0),
+                dead: Some(0),
+                oldest_accepted_at: None,
+            };
+            self.show_queue(&[empty], 0);
+        }
+        for cause in ["outage", "unauthorized"] {
+            self.tenant_paused.get_or_create(&labels([("tenant", tenant.as_str()), ("cause", cause)])).set(0);
+        }
+    }
+
+    /// The Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing into a string cannot fail.
+        encode(&mut text, &self.registry).ok();
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+struct Registration<'a>(&'a mut Registry);
+
+impl Registration<'_> {
+    fn counter(&mut self, name: &str, help: &str) -> Family<Labels, Counter> {
+        let family = Family::<Labels, Counter>::default();
+        self.0.register(name, help, family.clone());
+        family
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Family<Labels, Gauge> {
+        let family = Family::<Labels, Gauge>::default();
+        self.0.register(name, help, family.clone());
+        family
+    }
+
+    fn gauge_in(&mut self, name: &str, help: &str, unit: Unit) -> Family<Labels, Gauge> {
+        let family = Family::<Labels, Gauge>::default();
+        self.0.register_with_unit(name, help, unit, family.clone());
+        family
+    }
+}
