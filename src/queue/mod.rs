@@ -2,6 +2,7 @@
 //!
 //! A message is a [`LoginEvent`]; handing it out twice, late or out of order is harmless, losing it is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -167,22 +168,22 @@ pub trait Queue: Send + Sync {
         tenant: &TenantId,
         lane: Lane,
         prefetch: usize,
-    ) -> Result<Box<dyn Subscription>, QueueError>;
+    ) -> Result<Arc<dyn Subscription>, QueueError>;
 
     async fn stats(&self) -> Result<Vec<LaneStats>, QueueError>;
 }
 
 /// Hands out the messages of one tenant's lane.
 #[async_trait]
-pub trait Subscription: Send {
+pub trait Subscription: Send + Sync {
     /// Waits for the next delivery. Cancel-safe: dropping the wait loses nothing.
-    async fn receive(&mut self) -> Result<Delivery, QueueError>;
+    async fn receive(&self) -> Result<Delivery, QueueError>;
 
     /// Ends deliveries, all or none. A delivery that is not settled is handed out again.
     async fn settle(&self, settlements: &[(DeliveryTag, Settlement)]) -> Result<(), QueueError>;
 
-    /// Gives back what is unsettled, no attempt spent.
-    async fn close(self: Box<Self>) -> Result<(), QueueError>;
+    /// Gives back what is unsettled, no attempt spent. Its tags are stale from then on.
+    async fn close(&self) -> Result<(), QueueError>;
 }
 
 /// What waits in one lane of one tenant. `None` where a backend cannot know.

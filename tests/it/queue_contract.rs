@@ -1,6 +1,7 @@
 //! What every queue backend promises. A backend joins with one line at the end.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,11 +26,11 @@ pub(crate) trait Backend: Send {
 
 const SHORT: Duration = Duration::from_millis(30);
 
-async fn receive(subscription: &mut Box<dyn Subscription>) -> Delivery {
+async fn receive(subscription: &Arc<dyn Subscription>) -> Delivery {
     soon("a delivery", subscription.receive()).await.unwrap()
 }
 
-async fn logins(queue: &dyn Queue, tenant: &TenantId) -> Box<dyn Subscription> {
+async fn logins(queue: &dyn Queue, tenant: &TenantId) -> Arc<dyn Subscription> {
     queue.subscribe(tenant, Lane::Logins, 8).await.unwrap()
 }
 
@@ -53,7 +54,7 @@ pub(crate) async fn a_published_event_is_handed_out_as_it_was<B: Backend>() {
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
 
-    let delivery = receive(&mut logins(backend.queue(), &event.tenant).await).await;
+    let delivery = receive(&logins(backend.queue(), &event.tenant).await).await;
 
     assert_eq!((delivery.event, delivery.attempt, delivery.redelivered), (event, 1, false));
 }
@@ -65,10 +66,10 @@ pub(crate) async fn what_was_published_survives_a_crash<B: Backend>() {
 
     backend.crash().await;
 
-    let mut subscription = backend.queue().subscribe(&events[0].tenant, Lane::Logins, 64).await.unwrap();
+    let subscription = backend.queue().subscribe(&events[0].tenant, Lane::Logins, 64).await.unwrap();
     let mut ids = BTreeSet::new();
     for _ in &events {
-        ids.insert(receive(&mut subscription).await.event.id);
+        ids.insert(receive(&subscription).await.event.id);
     }
     assert_eq!(ids.len(), events.len());
 }
@@ -77,11 +78,11 @@ pub(crate) async fn an_unsettled_delivery_comes_again_after_a_crash_as_redeliver
     let mut backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    receive(&mut logins(backend.queue(), &event.tenant).await).await;
+    receive(&logins(backend.queue(), &event.tenant).await).await;
 
     backend.crash().await;
 
-    let delivery = receive(&mut logins(backend.queue(), &event.tenant).await).await;
+    let delivery = receive(&logins(backend.queue(), &event.tenant).await).await;
     assert_eq!((delivery.event, delivery.attempt, delivery.redelivered), (event, 1, true));
 }
 
@@ -89,8 +90,8 @@ pub(crate) async fn an_acked_delivery_is_gone<B: Backend>() {
     let mut backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = logins(backend.queue(), &event.tenant).await;
-    let delivery = receive(&mut subscription).await;
+    let subscription = logins(backend.queue(), &event.tenant).await;
+    let delivery = receive(&subscription).await;
 
     subscription.settle(&[(delivery.tag, Settlement::Ack)]).await.unwrap();
 
@@ -102,12 +103,12 @@ pub(crate) async fn a_stale_tag_is_an_error_that_changes_nothing<B: Backend>() {
     let backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(&[event.clone(), login("bob", "h2")]).await.unwrap();
-    let mut first = logins(backend.queue(), &event.tenant).await;
-    let stale = receive(&mut first).await.tag;
+    let first = logins(backend.queue(), &event.tenant).await;
+    let stale = receive(&first).await.tag;
     first.close().await.unwrap();
-    let mut second = logins(backend.queue(), &event.tenant).await;
-    let fresh = receive(&mut second).await;
-    receive(&mut second).await;
+    let second = logins(backend.queue(), &event.tenant).await;
+    let fresh = receive(&second).await;
+    receive(&second).await;
 
     let result = second.settle(&[(fresh.tag, Settlement::Ack), (stale, Settlement::Ack)]).await;
 
@@ -120,8 +121,8 @@ pub(crate) async fn settling_twice_is_an_error<B: Backend>() {
     let backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = logins(backend.queue(), &event.tenant).await;
-    let tag = receive(&mut subscription).await.tag;
+    let subscription = logins(backend.queue(), &event.tenant).await;
+    let tag = receive(&subscription).await.tag;
     subscription.settle(&[(tag, Settlement::Ack)]).await.unwrap();
     assert!(matches!(subscription.settle(&[(tag, Settlement::Ack)]).await, Err(QueueError::StaleTag)));
 }
@@ -130,12 +131,12 @@ pub(crate) async fn close_gives_back_what_is_unsettled_and_spends_no_attempt<B: 
     let backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut first = logins(backend.queue(), &event.tenant).await;
-    receive(&mut first).await;
+    let first = logins(backend.queue(), &event.tenant).await;
+    receive(&first).await;
 
     first.close().await.unwrap();
 
-    let delivery = receive(&mut logins(backend.queue(), &event.tenant).await).await;
+    let delivery = receive(&logins(backend.queue(), &event.tenant).await).await;
     assert_eq!((delivery.attempt, delivery.redelivered), (1, true));
 }
 
@@ -143,31 +144,31 @@ pub(crate) async fn a_dropped_subscription_gives_back_too<B: Backend>() {
     let backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    receive(&mut logins(backend.queue(), &event.tenant).await).await;
-    assert_eq!(receive(&mut logins(backend.queue(), &event.tenant).await).await.event, event);
+    receive(&logins(backend.queue(), &event.tenant).await).await;
+    assert_eq!(receive(&logins(backend.queue(), &event.tenant).await).await.event, event);
 }
 
 pub(crate) async fn prefetch_bounds_what_is_handed_out<B: Backend>() {
     let backend = B::start().await;
     let events: Vec<LoginEvent> = (0..5).map(|n| login("ann", &format!("h{n}"))).collect();
     backend.queue().publish(&events).await.unwrap();
-    let mut subscription = backend.queue().subscribe(&events[0].tenant, Lane::Logins, 2).await.unwrap();
-    let first = receive(&mut subscription).await;
-    receive(&mut subscription).await;
+    let subscription = backend.queue().subscribe(&events[0].tenant, Lane::Logins, 2).await.unwrap();
+    let first = receive(&subscription).await;
+    receive(&subscription).await;
     assert!(tokio::time::timeout(SHORT, subscription.receive()).await.is_err(), "two are out");
 
     subscription.settle(&[(first.tag, Settlement::Ack)]).await.unwrap();
 
-    receive(&mut subscription).await;
+    receive(&subscription).await;
 }
 
 pub(crate) async fn a_retry_comes_later_with_the_next_attempt<B: Backend>() {
     let backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = logins(backend.queue(), &event.tenant).await;
+    let subscription = logins(backend.queue(), &event.tenant).await;
     for attempt in 1..=3 {
-        let delivery = receive(&mut subscription).await;
+        let delivery = receive(&subscription).await;
         assert_eq!((delivery.attempt, &delivery.event), (attempt, &event));
         subscription.settle(&[(delivery.tag, again(SHORT, Next::Retry))]).await.unwrap();
     }
@@ -177,9 +178,9 @@ pub(crate) async fn a_deferred_delivery_keeps_its_attempt<B: Backend>() {
     let backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = logins(backend.queue(), &event.tenant).await;
+    let subscription = logins(backend.queue(), &event.tenant).await;
     for after in [SHORT, Duration::ZERO, SHORT] {
-        let delivery = receive(&mut subscription).await;
+        let delivery = receive(&subscription).await;
         assert_eq!(delivery.attempt, 1);
         subscription.settle(&[(delivery.tag, again(after, Next::Defer))]).await.unwrap();
     }
@@ -189,15 +190,15 @@ pub(crate) async fn a_recheck_lands_in_the_background_lane_with_attempt_one<B: B
     let backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = logins(backend.queue(), &event.tenant).await;
-    let first = receive(&mut subscription).await;
+    let subscription = logins(backend.queue(), &event.tenant).await;
+    let first = receive(&subscription).await;
     subscription.settle(&[(first.tag, again(SHORT, Next::Retry))]).await.unwrap();
-    let second = receive(&mut subscription).await;
+    let second = receive(&subscription).await;
 
     subscription.settle(&[(second.tag, again(SHORT, Next::Recheck { rung: 2 }))]).await.unwrap();
 
-    let mut background = backend.queue().subscribe(&event.tenant, Lane::Background, 8).await.unwrap();
-    let delivery = receive(&mut background).await;
+    let background = backend.queue().subscribe(&event.tenant, Lane::Background, 8).await.unwrap();
+    let delivery = receive(&background).await;
     assert_eq!(delivery.attempt, 1);
     assert_eq!(delivery.event, LoginEvent { reason: Reason::Recheck { rung: 2 }, ..event });
 }
@@ -206,13 +207,13 @@ pub(crate) async fn a_delayed_message_survives_a_crash<B: Backend>() {
     let mut backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = logins(backend.queue(), &event.tenant).await;
-    let delivery = receive(&mut subscription).await;
+    let subscription = logins(backend.queue(), &event.tenant).await;
+    let delivery = receive(&subscription).await;
     subscription.settle(&[(delivery.tag, again(SHORT, Next::Retry))]).await.unwrap();
 
     backend.crash().await;
 
-    assert_eq!(receive(&mut logins(backend.queue(), &event.tenant).await).await.attempt, 2);
+    assert_eq!(receive(&logins(backend.queue(), &event.tenant).await).await.attempt, 2);
 }
 
 pub(crate) async fn a_paused_tenant_does_not_delay_another<B: Backend>() {
@@ -220,10 +221,10 @@ pub(crate) async fn a_paused_tenant_does_not_delay_another<B: Backend>() {
     let stuck: Vec<LoginEvent> = (0..50).map(|n| of_tenant("stuck", login("ann", &format!("s{n}")))).collect();
     backend.queue().publish(&stuck).await.unwrap();
     backend.queue().publish(&[of_tenant("busy", login("bob", "b1"))]).await.unwrap();
-    let mut held = backend.queue().subscribe(&tenant("stuck"), Lane::Logins, 4).await.unwrap();
-    receive(&mut held).await;
+    let held = backend.queue().subscribe(&tenant("stuck"), Lane::Logins, 4).await.unwrap();
+    receive(&held).await;
 
-    let delivery = receive(&mut logins(backend.queue(), &tenant("busy")).await).await;
+    let delivery = receive(&logins(backend.queue(), &tenant("busy")).await).await;
 
     assert_eq!(delivery.event.user.as_str(), "bob");
 }
@@ -234,12 +235,12 @@ pub(crate) async fn a_full_login_lane_does_not_hold_back_the_background_lane<B: 
     backend.queue().publish(&events).await.unwrap();
     let sweep = LoginEvent { reason: Reason::Sweep, ..login("bob", "s1") };
     backend.queue().publish(std::slice::from_ref(&sweep)).await.unwrap();
-    let mut flooded = logins(backend.queue(), &sweep.tenant).await;
-    receive(&mut flooded).await;
+    let flooded = logins(backend.queue(), &sweep.tenant).await;
+    receive(&flooded).await;
 
-    let mut background = backend.queue().subscribe(&sweep.tenant, Lane::Background, 8).await.unwrap();
+    let background = backend.queue().subscribe(&sweep.tenant, Lane::Background, 8).await.unwrap();
 
-    assert_eq!(receive(&mut background).await.event, sweep);
+    assert_eq!(receive(&background).await.event, sweep);
 }
 
 pub(crate) async fn a_repeated_login_event_is_accepted_but_not_queued_again<B: Backend>() {
@@ -266,8 +267,8 @@ pub(crate) async fn a_dead_letter_is_listed_and_can_be_put_back<B: Backend>() {
     let mut backend = B::start().await;
     let event = login("ann", "h1");
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = logins(backend.queue(), &event.tenant).await;
-    let delivery = receive(&mut subscription).await;
+    let subscription = logins(backend.queue(), &event.tenant).await;
+    let delivery = receive(&subscription).await;
     subscription.settle(&[(delivery.tag, Settlement::DeadLetter { why: Why::Refused })]).await.unwrap();
     backend.crash().await;
 
@@ -276,7 +277,7 @@ pub(crate) async fn a_dead_letter_is_listed_and_can_be_put_back<B: Backend>() {
     assert_eq!(waiting(backend.queue()).await, (0, 0, 1));
 
     assert_eq!(backend.dead_letters().redrive(&Selection::Ids(vec![dead[0].id])).await.unwrap(), 1);
-    let delivery = receive(&mut logins(backend.queue(), &event.tenant).await).await;
+    let delivery = receive(&logins(backend.queue(), &event.tenant).await).await;
     assert_eq!(delivery.event, LoginEvent { reason: Reason::Redrive, ..event });
     assert_eq!((delivery.attempt, waiting(backend.queue()).await.2), (1, 0));
 }
@@ -285,9 +286,9 @@ pub(crate) async fn a_dropped_dead_letter_is_gone<B: Backend>() {
     let backend = B::start().await;
     let events: Vec<LoginEvent> = (0..3).map(|n| login("ann", &format!("h{n}"))).collect();
     backend.queue().publish(&events).await.unwrap();
-    let mut subscription = logins(backend.queue(), &events[0].tenant).await;
+    let subscription = logins(backend.queue(), &events[0].tenant).await;
     for why in [Why::Refused, Why::AttemptsExhausted, Why::Refused] {
-        let tag = receive(&mut subscription).await.tag;
+        let tag = receive(&subscription).await.tag;
         subscription.settle(&[(tag, Settlement::DeadLetter { why })]).await.unwrap();
     }
     assert_eq!(backend.dead_letters().drop(&Selection::Why("refused".to_owned())).await.unwrap(), 2);
@@ -301,7 +302,7 @@ pub(crate) async fn an_unreadable_message_becomes_a_dead_letter_and_the_next_is_
     backend.publish_rubbish(&event.tenant).await;
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
 
-    assert_eq!(receive(&mut logins(backend.queue(), &event.tenant).await).await.event, event);
+    assert_eq!(receive(&logins(backend.queue(), &event.tenant).await).await.event, event);
 
     let dead = backend.dead_letters().list(&Selection::All, 0, 10).await.unwrap();
     assert_eq!(dead.len(), 1);

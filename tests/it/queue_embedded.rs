@@ -105,7 +105,7 @@ async fn a_full_queue_refuses_new_events_and_takes_them_again_when_there_is_room
     queue.publish(&[login("ann", "h1"), login("ann", "h2")]).await.unwrap();
     assert!(matches!(queue.publish(&[login("ann", "h3")]).await, Err(QueueError::Full { messages_max: 2 })));
 
-    let mut subscription = queue.subscribe(&login("ann", "h1").tenant, Lane::Logins, 1).await.unwrap();
+    let subscription = queue.subscribe(&login("ann", "h1").tenant, Lane::Logins, 1).await.unwrap();
     let delivery = soon("a delivery", subscription.receive()).await.unwrap();
     subscription.settle(&[(delivery.tag, Settlement::Ack)]).await.unwrap();
 
@@ -147,7 +147,7 @@ async fn a_clock_that_jumped_back_strands_no_message() {
     let (queue, thread) = EmbeddedQueue::open(&config, future).unwrap();
     let event = login("ann", "h1");
     queue.publish(std::slice::from_ref(&event)).await.unwrap();
-    let mut subscription = queue.subscribe(&event.tenant, Lane::Logins, 1).await.unwrap();
+    let subscription = queue.subscribe(&event.tenant, Lane::Logins, 1).await.unwrap();
     let delivery = soon("a delivery", subscription.receive()).await.unwrap();
     let after = std::time::Duration::from_millis(200);
     let settlement = Settlement::Again { after, next: Next::Retry, why: Why::Unavailable };
@@ -157,7 +157,7 @@ async fn a_clock_that_jumped_back_strands_no_message() {
 
     let past = Clock::starting_at("2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap());
     let (queue, thread) = EmbeddedQueue::open(&config, past).unwrap();
-    let mut subscription = queue.subscribe(&event.tenant, Lane::Logins, 1).await.unwrap();
+    let subscription = queue.subscribe(&event.tenant, Lane::Logins, 1).await.unwrap();
     assert_eq!(soon("the retry", subscription.receive()).await.unwrap().attempt, 2);
     drop(subscription);
     stop((queue, thread)).await;
@@ -175,7 +175,7 @@ async fn a_row_with_a_flipped_bit_becomes_a_dead_letter_and_the_others_are_hande
     std::fs::write(&path, bytes).unwrap();
 
     let running = open(folder.path()).unwrap();
-    let mut subscription = running.0.subscribe(&TenantId::default_tenant(), Lane::Logins, 8).await.unwrap();
+    let subscription = running.0.subscribe(&TenantId::default_tenant(), Lane::Logins, 8).await.unwrap();
     for expected in ["h0", "h2"] {
         assert_eq!(soon("a delivery", subscription.receive()).await.unwrap().event.id.as_str(), expected);
     }
@@ -196,7 +196,7 @@ async fn a_damaged_file_is_set_aside_and_its_readable_rows_are_carried_over() {
     std::fs::write(&path, bytes).unwrap();
 
     let (queue, thread) = open(folder.path()).unwrap();
-    let mut subscription = queue.subscribe(&TenantId::default_tenant(), Lane::Logins, 6_000).await.unwrap();
+    let subscription = queue.subscribe(&TenantId::default_tenant(), Lane::Logins, 6_000).await.unwrap();
     let ended = soon("the queue to notice", thread.ended()).await.unwrap_err();
     assert!(format!("{ended:#}").contains("damaged"));
     assert!(matches!(queue.publish(&[login("ann", "late")]).await, Err(QueueError::Unavailable(_))));

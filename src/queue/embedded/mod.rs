@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use self::dedupe::Dedupe;
 use self::engine::{Command, Engine, Incoming, Reply};
@@ -260,12 +260,12 @@ impl Queue for EmbeddedQueue {
         tenant: &TenantId,
         lane: Lane,
         prefetch: usize,
-    ) -> Result<Box<dyn Subscription>, QueueError> {
+    ) -> Result<Arc<dyn Subscription>, QueueError> {
         let prefetch = prefetch.max(1);
         let (sink, deliveries) = mpsc::channel(prefetch);
         let tenant = tenant.clone();
         let epoch = self.ask(|reply| Command::Subscribe { tenant, lane, prefetch, sink, reply }).await?;
-        Ok(Box::new(EmbeddedSubscription { queue: self.clone(), epoch, deliveries }))
+        Ok(Arc::new(EmbeddedSubscription { queue: self.clone(), epoch, deliveries: Mutex::new(deliveries) }))
     }
 
     async fn stats(&self) -> Result<Vec<LaneStats>, QueueError> {
@@ -294,13 +294,13 @@ impl DeadLetters for EmbeddedQueue {
 struct EmbeddedSubscription {
     queue: EmbeddedQueue,
     epoch: u64,
-    deliveries: mpsc::Receiver<Delivery>,
+    deliveries: Mutex<mpsc::Receiver<Delivery>>,
 }
 
 #[async_trait]
 impl Subscription for EmbeddedSubscription {
-    async fn receive(&mut self) -> Result<Delivery, QueueError> {
-        self.deliveries.recv().await.ok_or_else(ended)
+    async fn receive(&self) -> Result<Delivery, QueueError> {
+        self.deliveries.lock().await.recv().await.ok_or_else(ended)
     }
 
     async fn settle(&self, settlements: &[(DeliveryTag, Settlement)]) -> Result<(), QueueError> {
@@ -308,7 +308,7 @@ impl Subscription for EmbeddedSubscription {
         self.queue.ask(|reply| Command::Settle { epoch, settlements, reply }).await
     }
 
-    async fn close(self: Box<Self>) -> Result<(), QueueError> {
+    async fn close(&self) -> Result<(), QueueError> {
         let epoch = self.epoch;
         self.queue.ask(|reply| Command::Close { epoch, reply: Some(reply) }).await
     }
