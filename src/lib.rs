@@ -5,6 +5,7 @@ pub mod config;
 pub mod http;
 pub mod message;
 pub mod model;
+pub mod policy;
 pub mod provider;
 pub mod queue;
 pub mod telemetry;
