@@ -1,0 +1,5 @@
+//! The integration tests, one binary: what Soloist promises, checked through its front doors.
+
+// `cfg(test)` is always so here; it tells clippy that helpers outside test functions may unwrap, too.
+#[cfg(test)]
+mod loginradius;
