@@ -224,7 +224,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> Timestamp) 
     let wait = if let Ok(seconds) = raw.parse::<u64>() {
         Duration::from_secs(seconds)
     } else {
-        let until = rfc2822::DateTimeParser::new().parse_timestamp(raw).ok()?;
+        let until = rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(raw).ok()?;
         Duration::try_from(until.duration_since(now())).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(RETRY_AFTER_MAX))
@@ -245,6 +245,7 @@ mod tests {
     fn retry_after_is_read_as_seconds_and_as_a_date() {
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("Tue, 24 Nov 2026 03:08:25 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(wait("Fri, 24 Nov 2026 03:08:25 GMT"), Some(Duration::from_secs(30)), "a weekday that is none");
         assert_eq!(wait("Tue, 24 Nov 2026 03:07:00 GMT"), Some(Duration::ZERO));
         assert_eq!(wait("18446744073709551615"), Some(RETRY_AFTER_MAX));
         assert_eq!(wait("Wed, 24 Nov 2027 03:08:25 GMT"), Some(RETRY_AFTER_MAX));

@@ -209,11 +209,8 @@ impl LoginRadius {
     }
 
     /// For tenants whose profiles come without roles.
-    async fn roles(&self, account: &[&str; 5]) -> Result<Vec<String>, ProviderError> {
-        let mut url = self.config.api_url.join(account);
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.push("role");
-        }
+    async fn roles(&self, account: &[&str]) -> Result<Vec<String>, ProviderError> {
+        let url = self.config.api_url.join(&[account, &["role"]].concat());
         let request = self.with_secret(url, "apikey", "apisecret");
         let answer = self.object(Call::Roles, request).await.map_err(Failure::into_error)?;
         profile::roles(Call::Roles, &answer).unwrap_or_else(|| Err(garbage(Call::Roles, "the answer has no roles")))
@@ -284,14 +281,17 @@ fn fault(call: Call, answer: &Answer, code: ErrorCode) -> Option<Fault> {
     Fault::of(call, answer.status, code, answer::retry_after(&answer.headers, now))
 }
 
-/// `IsPosted` or `isPosted` is true, or missing, when a session was ended.
+/// `IsPosted` or `isPosted` is true, or missing, when a session was ended. Instead of it, words: the vendor's own Java
+/// SDK takes HTTP 200 with a description for a failure.
 fn says_no(answer: &Map<String, Value>) -> bool {
-    answer.iter().any(|(key, value)| key.eq_ignore_ascii_case("isposted") && *value != Value::Bool(true))
+    let posted = answer.iter().find(|(key, _)| key.eq_ignore_ascii_case("isposted"));
+    let is_word = |key: &String| key.eq_ignore_ascii_case("description") || key.eq_ignore_ascii_case("message");
+    posted.map_or_else(|| answer.keys().any(is_word), |(_, value)| *value != Value::Bool(true))
 }
 
-/// A header value that `Debug` hides.
+/// A header value that `Debug` hides. ASCII only: what a gateway makes of other bytes is anybody's guess.
 fn sensitive(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
+    let mut value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())?;
     value.set_sensitive(true);
     Some(value)
 }
