@@ -1,5 +1,7 @@
 //! Stage 5: the identity provider behind a port, and its errors sorted by what to do next.
 
+pub mod loginradius;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

@@ -1,11 +1,11 @@
-//! One binary for all tests that go through the front door.
-#![expect(
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, its helpers too"
-)]
+//! The integration tests, one binary: what Soloist promises, checked through its front doors.
 
+// `cfg(test)` is always so here; it tells clippy that helpers outside test functions may unwrap, too.
+#[cfg(test)]
+mod loginradius;
+#[cfg(test)]
 mod queue_contract;
+#[cfg(test)]
 mod queue_embedded;
+#[cfg(test)]
 mod support;
