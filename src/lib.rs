@@ -2,11 +2,15 @@
 
 pub mod clock;
 pub mod config;
+pub mod directives;
 pub mod http;
+pub mod ledger;
 pub mod message;
 pub mod model;
 pub mod policy;
 pub mod provider;
 pub mod queue;
+pub mod retry;
 pub mod telemetry;
 pub mod webhook;
+pub mod worker;

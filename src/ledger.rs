@@ -1,0 +1,278 @@
+//! Evidence: what was decided about whom, and what came of it. Losing it loses history, never safety.
+//!
+//! One SQLite file, written by one thread that commits what has gathered. It holds session ids, device words and
+//! times; no token, no e-mail address, no IP address.
+
+use std::path::Path;
+use std::sync::mpsc as commands;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::model::{Reason, SessionId, TenantId, UserId};
+use crate::policy::{Decision, ReasonCode};
+
+const APPLICATION_ID: i32 = 0x536f_6c6c;
+const SCHEMA_VERSION: i32 = 1;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Commands that one transaction takes.
+const BATCH_MAX: usize = 256;
+/// Old decisions are trimmed every so many new ones.
+const TRIM_EVERY: i64 = 1_000;
+
+const SCHEMA: &str = "
+CREATE TABLE decisions (
+    id            INTEGER PRIMARY KEY,
+    decided_at_ms INTEGER NOT NULL,
+    tenant        TEXT NOT NULL,
+    uid           TEXT NOT NULL,
+    looked        TEXT NOT NULL,
+    executed      INTEGER NOT NULL,
+    decision      TEXT NOT NULL,
+    outcomes      TEXT,
+    closed_at_ms  INTEGER
+) STRICT;
+CREATE INDEX decisions_of_user ON decisions (tenant, uid, id);
+";
+
+/// Names a recorded decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntentId(i64);
+
+/// What is about to be done, and on what grounds.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    pub tenant: TenantId,
+    pub user: UserId,
+    pub looked: Reason,
+    pub decision: Decision,
+    /// False where the decision is only recorded: observe mode, outside the canary, a dry run.
+    pub executed: bool,
+}
+
+/// What came of one session that was to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    Revoked,
+    AlreadyGone,
+    Failed,
+}
+
+/// The end of one session of an intent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    #[serde(serialize_with = "as_text")]
+    pub session: SessionId,
+    pub ended: Ended,
+    #[serde(serialize_with = "as_code")]
+    pub reason: Option<ReasonCode>,
+}
+
+fn as_text<S: serde::Serializer>(id: &SessionId, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(id)
+}
+
+#[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
+fn as_code<S: serde::Serializer>(code: &Option<ReasonCode>, to: S) -> Result<S::Ok, S::Error> {
+    code.map(ReasonCode::as_str).serialize(to)
+}
+
+/// The evidence cannot be kept now.
+#[derive(Debug, thiserror::Error)]
+#[error("the ledger is unavailable")]
+pub struct LedgerError(#[source] anyhow::Error);
+
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Returns only when the intent is durable.
+    async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError>;
+
+    /// Closes an intent with what came of it.
+    async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError>;
+
+    /// The last decisions about a user, newest first, as JSON objects.
+    async fn recent(&self, tenant: &TenantId, user: &UserId, limit: usize)
+    -> Result<Vec<serde_json::Value>, LedgerError>;
+}
+
+type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
+
+enum Command {
+    Intend { intent: Box<Intent>, reply: Reply<IntentId> },
+    Outcome { intent: IntentId, outcomes: String, reply: Reply<()> },
+    Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
+}
+
+/// The ledger of one machine. The thread ends when the last handle is dropped.
+#[derive(Clone)]
+pub struct SqliteLedger {
+    commands: commands::Sender<Command>,
+}
+
+impl SqliteLedger {
+    /// Opens or makes `ledger.db` in a folder; at most `decisions_max` decisions are kept.
+    pub fn open(data_dir: &Path, decisions_max: u64, clock: Clock) -> anyhow::Result<Self> {
+        let path = data_dir.join("ledger.db");
+        let db = open(&path).with_context(|| format!("cannot open the ledger {}", path.display()))?;
+        let (sender, receiver) = commands::channel();
+        let keep = i64::try_from(decisions_max).unwrap_or(i64::MAX);
+        let writer = Writer { db, keep, clock };
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run(&receiver))?;
+        Ok(Self { commands: sender })
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {
+        let stopped = || LedgerError(anyhow::anyhow!("the ledger's thread has ended"));
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).map_err(|_returned| stopped())?;
+        answer.await.map_err(|_dropped| stopped())?
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError> {
+        self.ask(|reply| Command::Intend { intent: Box::new(intent), reply }).await
+    }
+
+    async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
+        let outcomes = serde_json::to_string(outcomes).map_err(|error| LedgerError(error.into()))?;
+        self.ask(|reply| Command::Outcome { intent, outcomes, reply }).await
+    }
+
+    async fn recent(
+        &self,
+        tenant: &TenantId,
+        user: &UserId,
+        limit: usize,
+    ) -> Result<Vec<serde_json::Value>, LedgerError> {
+        let (tenant, user) = (tenant.clone(), user.clone());
+        self.ask(|reply| Command::Recent { tenant, user, limit, reply }).await
+    }
+}
+
+fn open(path: &Path) -> anyhow::Result<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let stored = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
+    let is_new: bool = db.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
+    match (stored("application_id")?, stored("user_version")?) {
+        (0, 0) if is_new => db.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        ))?,
+        (APPLICATION_ID, SCHEMA_VERSION) => {}
+        (APPLICATION_ID, version) => anyhow::bail!(
+            "it has format {version}, and this version of soloist reads {SCHEMA_VERSION}: run the version that wrote it, or move it away"
+        ),
+        _ => anyhow::bail!("it is not a ledger of soloist: move it away or choose another data_dir"),
+    }
+    Ok(db)
+}
+
+struct Writer {
+    db: Connection,
+    keep: i64,
+    clock: Clock,
+}
+
+impl Writer {
+    fn run(mut self, receiver: &commands::Receiver<Command>) {
+        while let Ok(first) = receiver.recv() {
+            let batch: Vec<Command> = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
+            self.apply(batch);
+        }
+    }
+
+    /// One transaction for all; every answer goes out after its commit.
+    fn apply(&mut self, batch: Vec<Command>) {
+        let now_ms = self.clock.now_ms();
+        let keep = self.keep;
+        let mut answers: Vec<Box<dyn FnOnce(Option<&str>)>> = Vec::new();
+        let result = self.db.transaction().and_then(|transaction| {
+            for command in batch {
+                match command {
+                    Command::Intend { intent, reply } => {
+                        let id = intend(&transaction, &intent, now_ms, keep);
+                        answers.push(after_commit(id.map(IntentId), reply));
+                    }
+                    Command::Outcome { intent, outcomes, reply } => {
+                        let closed = transaction
+                            .prepare_cached("UPDATE decisions SET outcomes = ?2, closed_at_ms = ?3 WHERE id = ?1")
+                            .and_then(|mut update| update.execute(params![intent.0, outcomes, now_ms]));
+                        answers.push(after_commit(closed.map(drop), reply));
+                    }
+                    Command::Recent { tenant, user, limit, reply } => {
+                        answers.push(after_commit(recent(&transaction, &tenant, &user, limit), reply));
+                    }
+                }
+            }
+            transaction.commit()
+        });
+        let failure = result.err().map(|error| error.to_string());
+        for answer in answers {
+            answer(failure.as_deref());
+        }
+    }
+}
+
+fn after_commit<T: 'static>(done: rusqlite::Result<T>, reply: Reply<T>) -> Box<dyn FnOnce(Option<&str>)> {
+    Box::new(move |failure| {
+        let answer = match (done, failure) {
+            (Ok(done), None) => Ok(done),
+            (Err(error), _) => Err(LedgerError(error.into())),
+            (Ok(_), Some(failure)) => Err(LedgerError(anyhow::Error::msg(failure.to_owned()))),
+        };
+        // The one who asked may have gone away.
+        drop(reply.send(answer));
+    })
+}
+
+fn intend(db: &Connection, intent: &Intent, now_ms: i64, keep: i64) -> rusqlite::Result<i64> {
+    let decision = serde_json::to_string(&intent.decision)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    db.prepare_cached(
+        "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        now_ms,
+        intent.tenant.as_str(),
+        intent.user.as_str(),
+        intent.looked.as_str(),
+        intent.executed,
+        decision
+    ])?;
+    let id = db.last_insert_rowid();
+    if id % TRIM_EVERY == 0 {
+        db.execute("DELETE FROM decisions WHERE id <= ?1", [id.saturating_sub(keep)])?;
+    }
+    Ok(id)
+}
+
+fn recent(db: &Connection, tenant: &TenantId, user: &UserId, limit: usize) -> rusqlite::Result<Vec<serde_json::Value>> {
+    db.prepare_cached(
+        "SELECT decided_at_ms, looked, executed, decision, outcomes FROM decisions
+         WHERE tenant = ?1 AND uid = ?2 ORDER BY id DESC LIMIT ?3",
+    )?
+    .query_map(params![tenant.as_str(), user.as_str(), limit], |row| {
+        let json = |text: Option<String>| text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+        let at = Timestamp::from_millisecond(row.get(0)?).unwrap_or(Timestamp::UNIX_EPOCH);
+        Ok(serde_json::json!({
+            "decided_at": at.to_string(),
+            "looked": row.get::<_, String>(1)?,
+            "executed": row.get::<_, bool>(2)?,
+            "decision": json(row.get(3)?),
+            "outcomes": json(row.get(4)?),
+        }))
+    })?
+    .collect()
+}

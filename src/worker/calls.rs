@@ -1,0 +1,100 @@
+//! Provider calls as a step makes them: in turn, counted, tried a few times, never past the step's deadline.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::health::Health;
+use super::rate::{CallClass, RateGate};
+use crate::model::{AccessToken, TenantId, UserId, UserTraits, View};
+use crate::provider::{ProviderError, Revoked, SessionProvider};
+use crate::retry;
+use crate::telemetry::{Metrics, labels};
+
+/// How long everybody of a tenant stays away after "too many requests" without a time.
+const THROTTLED_WAIT: Duration = Duration::from_secs(1);
+/// The longest that a provider may make us stay away.
+pub(super) const THROTTLED_WAIT_MAX: Duration = Duration::from_mins(10);
+
+pub(super) struct Calls {
+    pub(super) tenant: TenantId,
+    pub(super) provider: Arc<dyn SessionProvider>,
+    pub(super) gate: RateGate,
+    pub(super) health: Health,
+    pub(super) metrics: Metrics,
+}
+
+/// Whom a call is about, how it queues and until when it may be made.
+#[derive(Clone, Copy)]
+pub(super) struct CallFor<'a> {
+    pub(super) user: &'a UserId,
+    pub(super) class: CallClass,
+    pub(super) deadline: Instant,
+}
+
+/// Why a call gave no answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    Provider(ProviderError),
+    /// The step's time was up before the call could be made.
+    Deadline,
+}
+
+impl Calls {
+    pub(super) async fn list(&self, call: CallFor<'_>) -> Result<View, CallError> {
+        self.tried("list", call, || self.provider.list(call.user)).await
+    }
+
+    pub(super) async fn revoke(&self, call: CallFor<'_>, token: &AccessToken) -> Result<Revoked, CallError> {
+        self.tried("revoke", call, || self.provider.revoke(token)).await
+    }
+
+    pub(super) async fn traits(&self, call: CallFor<'_>) -> Result<UserTraits, CallError> {
+        self.tried("profile", call, || self.provider.traits(call.user)).await
+    }
+
+    /// One listing without further tries, to learn whether the provider answers.
+    pub(super) async fn probe(&self, user: &UserId) -> Result<(), ProviderError> {
+        self.gate.pass(CallClass::Revocation).await;
+        let listed = self.provider.list(user).await;
+        self.note("probe", user, &listed);
+        listed.map(drop)
+    }
+
+    async fn tried<T, F>(&self, operation: &str, call: CallFor<'_>, make: impl Fn() -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, ProviderError>>,
+    {
+        let mut tries = 0;
+        loop {
+            if timeout_at(call.deadline, self.gate.pass(call.class)).await.is_err() {
+                return Err(CallError::Deadline);
+            }
+            let answer = make().await;
+            self.note(operation, call.user, &answer);
+            tries += 1;
+            let error = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error @ ProviderError::Unavailable(_)) => error,
+                Err(final_error) => return Err(CallError::Provider(final_error)),
+            };
+            match retry::step_delay(tries, rand::random()) {
+                Some(delay) if Instant::now() + delay < call.deadline => tokio::time::sleep(delay).await,
+                _ => return Err(CallError::Provider(error)),
+            }
+        }
+    }
+
+    fn note<T>(&self, operation: &str, user: &UserId, answer: &Result<T, ProviderError>) {
+        let error = answer.as_ref().err();
+        if let Some(ProviderError::Throttled { retry_after, .. }) = error {
+            self.gate.close_for(retry_after.unwrap_or(THROTTLED_WAIT).min(THROTTLED_WAIT_MAX));
+        }
+        self.health.note(user, error);
+        let result = error.map_or("ok", ProviderError::class);
+        let of = labels([("tenant", self.tenant.as_str()), ("operation", operation), ("result", result)]);
+        self.metrics.provider_calls.get_or_create(&of).inc();
+    }
+}

@@ -1,0 +1,312 @@
+//! One look at one user: list, decide, write the intent, revoke, list again, write the outcome.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::calls::{CallError, CallFor, Calls};
+use super::rate::CallClass;
+use crate::clock::Clock;
+use crate::config::WorkerConfig;
+use crate::directives::{Directives, Stale};
+use crate::ledger::{Ended, Intent, Ledger, LedgerError, Outcome};
+use crate::model::{Reason, Session, TenantId, TokenDigest, UserId, View};
+use crate::policy::{Decision, Marks, Mode, Resolution, Strategy, Subject, Verdict, decide};
+use crate::provider::{ProviderError, Revoked};
+use crate::queue::Why;
+use crate::retry;
+use crate::telemetry::{Metrics, labels};
+
+/// Listings of one step, the last look included. A user with more surplus than they can end is looked at again.
+const LISTINGS_PER_STEP_MAX: usize = 24;
+/// Under `reject_newest` only sessions this recent, seen from the login event, are ended.
+const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whom to look at, and what is known of the login that is the reason.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub user: UserId,
+    pub reason: Reason,
+    pub at: Option<Timestamp>,
+    pub login_at: Option<Timestamp>,
+    /// Decide and record nothing, end nothing.
+    pub dry_run: bool,
+}
+
+/// What a look found and did.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The first decision of the step, or `None` in mode `off`.
+    pub decision: Option<Decision>,
+    /// The view that it was made from.
+    pub view: View,
+    pub outcomes: Vec<Outcome>,
+    /// When and why to look again.
+    pub again: Option<LookAgain>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookAgain {
+    pub after: Duration,
+    pub rung: u8,
+    pub why: Why,
+}
+
+/// Why a look could not be finished. Nothing that it ended is undone by that; the next look starts afresh.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error("a call to the identity provider failed")]
+    Provider(#[source] ProviderError),
+    #[error("nobody is ended without current directives")]
+    Directives(#[source] Stale),
+    #[error("nobody is ended without a durable intent")]
+    Ledger(#[source] LedgerError),
+    #[error("the step's deadline passed")]
+    Deadline,
+}
+
+impl From<CallError> for StepError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Provider(error) => Self::Provider(error),
+            CallError::Deadline => Self::Deadline,
+        }
+    }
+}
+
+/// Looks at users of one tenant. Any number of looks at the same user may run at once, anywhere.
+#[async_trait]
+pub trait Enforcer: Send + Sync {
+    async fn evaluate(&self, look: &Look) -> Result<Evaluation, StepError>;
+}
+
+/// The worker's step for one tenant.
+pub struct TenantEnforcer {
+    pub(super) tenant: TenantId,
+    pub(super) calls: Calls,
+    pub(super) directives: Arc<dyn Directives>,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) config: WorkerConfig,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+}
+
+#[async_trait]
+impl Enforcer for TenantEnforcer {
+    async fn evaluate(&self, look: &Look) -> Result<Evaluation, StepError> {
+        let deadline = Instant::now() + self.config.step_deadline;
+        let call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
+        let resolution = self.resolve(call).await?;
+        let mut evaluation =
+            Evaluation { decision: None, view: View::default(), outcomes: Vec::new(), again: None };
+        if resolution.policy.policy.mode == Mode::Off {
+            return Ok(evaluation);
+        }
+        let mut tried = HashSet::new();
+        for listing in 1..=LISTINGS_PER_STEP_MAX {
+            let view = self.calls.list(call).await?;
+            let decision = self.decide(&view, &resolution, &look.user);
+            let executed = self.is_executed(&decision, &resolution, look);
+            let chosen = self.chosen(&decision, &view, &resolution, look);
+            if listing == 1 {
+                evaluation.decision = Some(decision.clone());
+                evaluation.view.clone_from(&view);
+                self.count(&decision, executed);
+            }
+            if !executed {
+                self.record(look, decision, &chosen).await;
+                return Ok(evaluation);
+            }
+            let fresh: Vec<_> = chosen.iter().filter(|(verdict, _)| !tried.contains(&verdict.digest)).collect();
+            if fresh.is_empty() || listing == LISTINGS_PER_STEP_MAX {
+                evaluation.again = look_again(look, &view, &decision, !chosen.is_empty());
+                return Ok(evaluation);
+            }
+            let batch: Vec<_> = fresh.into_iter().take(self.config.revokes_per_step_max).copied().collect();
+            let outcomes = self.revoke(look, &decision, &batch, deadline, &mut tried).await?;
+            evaluation.outcomes.extend(outcomes);
+        }
+        Ok(evaluation)
+    }
+}
+
+type Chosen<'a> = (&'a Verdict, &'a Session);
+
+impl TenantEnforcer {
+    async fn resolve(&self, call: CallFor<'_>) -> Result<Resolution, StepError> {
+        let directive = self.directives.current(&self.tenant, call.user);
+        let stale = labels([("tenant", self.tenant.as_str())]);
+        self.metrics.directives_stale.get_or_create(&stale).set(i64::from(directive.is_err()));
+        let policies = directive.map_err(StepError::Directives)?.policies;
+        let now = self.clock.now();
+        if let Ok(resolution) = policies.resolve(call.user, None, now) {
+            return Ok(resolution);
+        }
+        let traits = self.calls.traits(call).await?;
+        policies
+            .resolve(call.user, Some(&traits), now)
+            .map_err(|needed| StepError::Provider(ProviderError::Unavailable(needed.into())))
+    }
+
+    fn decide(&self, view: &View, resolution: &Resolution, user: &UserId) -> Decision {
+        let mut marks = Marks::default();
+        if let Some(exemption) = &resolution.exemption {
+            marks.exempt_all(view, exemption.effect);
+        }
+        decide(view, &resolution.policy, &marks, Subject { tenant: Some(&self.tenant), user: Some(user) })
+    }
+
+    /// Whether what the rule wants is done, or only recorded.
+    fn is_executed(&self, decision: &Decision, resolution: &Resolution, look: &Look) -> bool {
+        let policy = &resolution.policy.policy;
+        let in_time = policy.strategy == Strategy::EvictOldest || look.reason == Reason::Login;
+        !look.dry_run && decision.mode == Mode::Enforce && in_time && policy.in_canary(&self.tenant, &look.user)
+    }
+
+    /// The sessions to end, oldest first, each with its token.
+    fn chosen<'a>(
+        &self,
+        decision: &'a Decision,
+        view: &'a View,
+        resolution: &Resolution,
+        look: &Look,
+    ) -> Vec<Chosen<'a>> {
+        let not_before = match resolution.policy.policy.strategy {
+            Strategy::EvictOldest => None,
+            Strategy::RejectNewest => Some(reject_from(look)),
+        };
+        let by_digest: std::collections::HashMap<TokenDigest, &Session> =
+            view.sessions.iter().map(|session| (session.digest, session)).collect();
+        decision
+            .revocations()
+            .filter(|verdict| not_before.is_none_or(|from| verdict.login_at >= Some(from)))
+            .filter_map(|verdict| Some((verdict, *by_digest.get(&verdict.digest)?)))
+            .collect()
+    }
+
+    /// Writes the intent, ends the sessions oldest first, writes the outcome.
+    ///
+    /// On an error the outcome of those before it is written, too.
+    async fn revoke(
+        &self,
+        look: &Look,
+        decision: &Decision,
+        batch: &[Chosen<'_>],
+        deadline: Instant,
+        tried: &mut HashSet<TokenDigest>,
+    ) -> Result<Vec<Outcome>, StepError> {
+        let intent = Intent {
+            tenant: self.tenant.clone(),
+            user: look.user.clone(),
+            looked: look.reason,
+            decision: decision.clone(),
+            executed: true,
+        };
+        let intent = self.ledger.intend(intent).await.map_err(StepError::Ledger)?;
+        let call = CallFor { user: &look.user, class: CallClass::Revocation, deadline };
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut failed = None;
+        for (verdict, session) in batch {
+            let ended = match self.calls.revoke(call, &session.token).await {
+                Ok(Revoked::Done) => Ended::Revoked,
+                Ok(Revoked::AlreadyGone) => Ended::AlreadyGone,
+                Err(error) => {
+                    failed = Some(StepError::from(error));
+                    Ended::Failed
+                }
+            };
+            outcomes.push(Outcome { session: session.id(), ended, reason: verdict.reason });
+            if failed.is_some() {
+                break;
+            }
+            tried.insert(verdict.digest);
+            self.note_end(look, session, verdict, ended);
+        }
+        if let Err(error) = self.ledger.outcome(intent, &outcomes).await {
+            self.metrics.ledger_lost.inc();
+            tracing::warn!(user.id = %look.user, "an outcome is not in the ledger: {:#}", anyhow::Error::new(error));
+        }
+        failed.map_or(Ok(outcomes), Err)
+    }
+
+    fn note_end(&self, look: &Look, session: &Session, verdict: &Verdict, ended: Ended) {
+        let tenant = self.tenant.as_str();
+        let reason = verdict.reason.map_or("none", |reason| reason.as_str());
+        if ended == Ended::AlreadyGone {
+            self.metrics.sessions_already_gone.get_or_create(&labels([("tenant", tenant)])).inc();
+            return;
+        }
+        let of = labels([("tenant", tenant), ("reason", reason)]);
+        self.metrics.sessions_revoked.get_or_create(&of).inc();
+        tracing::info!(
+            user.id = %look.user,
+            session.id = %session.id(),
+            reason,
+            "ended session {} of user `{}`: {reason}",
+            session.id(),
+            look.user
+        );
+    }
+
+    /// Keeps a decision that is not executed, if it would have ended somebody. Evidence only: its loss stops nothing.
+    async fn record(&self, look: &Look, decision: Decision, chosen: &[Chosen<'_>]) {
+        if look.dry_run || chosen.is_empty() {
+            return;
+        }
+        let (tenant, user) = (self.tenant.clone(), look.user.clone());
+        let intent = Intent { tenant, user, looked: look.reason, decision, executed: false };
+        if let Err(error) = self.ledger.intend(intent).await {
+            self.metrics.ledger_lost.inc();
+            tracing::warn!(user.id = %look.user, "a decision is not in the ledger: {:#}", anyhow::Error::new(error));
+        }
+    }
+
+    fn count(&self, decision: &Decision, executed: bool) {
+        let tenant = self.tenant.as_str();
+        let outcome = match (decision.revocations().next(), executed) {
+            (None, _) => "keep",
+            (Some(_), true) => "revoke",
+            (Some(_), false) => "would_revoke",
+        };
+        let of = labels([("tenant", tenant), ("mode", decision.mode.as_str()), ("outcome", outcome)]);
+        self.metrics.decisions.get_or_create(&of).inc();
+        let unresolved = decision.surplus_unresolved as u64;
+        self.metrics.surplus_unresolved.get_or_create(&labels([("tenant", tenant)])).inc_by(unresolved);
+    }
+}
+
+/// The earliest login that a `reject_newest` decision may end: without the event's time, none.
+fn reject_from(look: &Look) -> Timestamp {
+    let event_at = look.login_at.or(look.at).unwrap_or(Timestamp::MAX);
+    event_at.checked_sub(REJECT_WINDOW).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether another look must follow: the login that woke us is not listed yet, rows may be missing, or surplus is left.
+fn look_again(look: &Look, view: &View, decision: &Decision, surplus_left: bool) -> Option<LookAgain> {
+    let next_rung = match look.reason {
+        Reason::Recheck { rung } => rung.saturating_add(1),
+        _ => 0,
+    };
+    let on_ladder = |why| retry::recheck_delay(next_rung).map(|after| LookAgain { after, rung: next_rung, why });
+    if surplus_left || decision.recheck_after.is_some() {
+        return on_ladder(Why::SurplusLeft);
+    }
+    match (look.login_at, look.reason) {
+        (Some(login_at), _) if !is_visible(login_at, view) => on_ladder(Why::LoginNotVisible),
+        (None, Reason::Login) if look.at.is_some() => {
+            let rung = retry::RECHECK_ONCE;
+            retry::recheck_delay(rung).map(|after| LookAgain { after, rung, why: Why::LoginNotVisible })
+        }
+        _ => None,
+    }
+}
+
+/// A login is visible when some listed time reaches it; listings may cut its time to milliseconds.
+fn is_visible(login_at: Timestamp, view: &View) -> bool {
+    let reached = |listed: Timestamp| listed.as_millisecond() >= login_at.as_millisecond();
+    view.sessions.iter().filter_map(|session| session.login_at).any(reached)
+}
