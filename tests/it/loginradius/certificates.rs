@@ -26,6 +26,9 @@ async fn run_as_child(test: &str, ca_file: &Path) {
         .env(CHILD, test)
         .env("SSL_CERT_FILE", ca_file)
         .env("SSL_CERT_DIR", empty.path())
+        // Nothing listens there: only a client that leaves the proxy alone on loopback gets through.
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env_remove("NO_PROXY")
         .output();
     let output = child.await.unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
