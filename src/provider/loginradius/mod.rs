@@ -119,8 +119,10 @@ impl LoginRadius {
         }
     }
 
-    /// Reads page after page. No parameter for the cursor is documented; `nextcursor` is what the vendor's contact
-    /// listing of the same family takes. So whatever looks odd ends the paging and leaves the view incomplete.
+    /// Reads page after page, each within its own timeout.
+    ///
+    /// No parameter for the cursor is documented; `nextcursor` is what the vendor's contact listing of the same family
+    /// takes. So whatever looks odd ends the paging and leaves the view incomplete.
     async fn list_pages(&self, call: Call, user: (&str, &str)) -> Result<View, ProviderError> {
         let mut view = View { sessions: Vec::new(), complete: true };
         let mut cursors = HashSet::new();
@@ -304,5 +306,17 @@ fn now() -> Timestamp {
 impl fmt::Debug for LoginRadius {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoginRadius").field("api_url", &self.config.api_url).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_with_a_credential_does_not_print_it() {
+        let header = sensitive("Bearer canary").unwrap();
+        assert!(!format!("{header:?}").contains("canary"));
+        assert_eq!(header.to_str().unwrap(), "Bearer canary");
     }
 }

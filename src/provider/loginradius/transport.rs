@@ -98,7 +98,7 @@ pub(super) fn client(api_url: &ApiUrl, connect_timeout: Duration, timeout: Durat
     }
     builder.build().map_err(|error| {
         anyhow::Error::new(error.without_url()).context(
-            "cannot set up https: the system may have no CA certificates (install `ca-certificates`, or set SSL_CERT_FILE)",
+            "cannot set up https: are there no CA certificates? (install `ca-certificates` or set SSL_CERT_FILE)",
         )
     })
 }

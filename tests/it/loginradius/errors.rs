@@ -82,7 +82,7 @@ const CODES: [(u32, u16, &str, &str); 48] = [
 async fn a_code_decides_in_every_envelope_also_inside_a_success() {
     for (code, status, on_revoke, on_list) in CODES {
         let envelopes = [
-            json!({"Description": "d", "ErrorCode": code, "Message": "m", "IsProviderError": false, "ProviderErrorResponse": null}),
+            json!({"Description": "d", "ErrorCode": code, "Message": "m", "IsProviderError": false}),
             json!({"errorCode": code, "message": "m", "description": "d"}),
             json!({"ERRORCODE": code.to_string(), "data": [row("a")], "IsPosted": true}),
         ];

@@ -30,7 +30,8 @@ async fn every_spelling_of_the_vendors_samples_is_read() {
         "city": null, "country": "India", "Ip": "49.36.237.46", "LoginDate": "2023-09-15T04:04:43.72Z"}]});
     let old = json!({"data": [{
         "AccessToken": "a", "Browser": "Safari", "Device": "iPhone", "Os": "iOS", "DeviceType": "Mobile",
-        "City": null, "Country": "India", "Ip": "49.36.237.46", "LoginDate": "2023-09-15T04:04:43.7200000Z"}], "nextcursor": 0});
+        "City": null, "Country": "India", "Ip": "49.36.237.46",
+        "LoginDate": "2023-09-15T04:04:43.7200000Z"}], "nextcursor": 0});
     let view = list([ok(&lower)]).await.unwrap();
     assert_eq!(view, list([ok(&old)]).await.unwrap());
     let [session] = view.sessions.as_slice() else { panic!("one session") };

@@ -1,5 +1,6 @@
 //! The LoginRadius client against a vendor that answers as scripted, over real sockets.
 
+mod certificates;
 mod errors;
 mod listing;
 mod profile;

@@ -45,7 +45,8 @@ async fn a_token_without_an_owner_is_refused_and_a_strange_answer_is_unavailable
 async fn traits_keep_roles_domains_and_custom_fields_and_nothing_else() {
     let vendor = Vendor::new([ok(&json!({
         "Uid": "ann", "Roles": ["teacher", "Editor"], "FirstName": "Ann",
-        "Email": [{"Type": "Primary", "Value": "ann@Example.COM"}, {"Value": "a@b@school.example"}, {"Value": "x@example.com"},
+        "Email": [{"Type": "Primary", "Value": "ann@Example.COM"}, {"Value": "a@b@school.example"},
+                  {"Value": "x@example.com"},
                   {"Value": null}, {"Value": "nobody"}, {"Value": "nobody@"}, "ann@plain.example", null],
         "CustomFields": {"Plan": "gold", "Seats": 3, "Vip": true, "Empty": "", "Gone": null, "List": [1]}
     }))])

@@ -107,3 +107,39 @@ async fn with_credentials_in_headers_no_url_has_the_secret_and_only_listing_by_t
     assert_eq!(with_token.len(), 1);
     assert_eq!(with_token[0].path(), "/api/v2/access_token/activesession");
 }
+
+/// Keeps every log line of this thread, of every crate and level.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_line_of_any_level_shows_a_credential() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _this_thread = tracing::subscriber::set_default(subscriber);
+    tracing::info!("listening");
+    let vendor = Vendor::new([reply(200, "canary")]).await;
+    let client =
+        LoginRadius::new(LoginRadiusConfig { credentials_in: CredentialsIn::Query, ..vendor.config() }).unwrap();
+
+    every_call(&client).await;
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("listening") && !log.contains("canary"), "{log}");
+}

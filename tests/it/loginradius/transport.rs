@@ -1,5 +1,6 @@
 //! Sockets that misbehave, bodies that do not end, redirects, compression, certificates.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -126,31 +127,24 @@ async fn one_connection_serves_many_calls_in_a_row() {
     for _ in 0..20 {
         client.list(&ann()).await.unwrap();
     }
-    let peers: std::collections::HashSet<_> = vendor.seen().iter().map(|request| request.peer).collect();
+    let peers: HashSet<_> = vendor.seen().iter().map(|request| request.peer).collect();
     assert_eq!(peers.len(), 1);
 }
 
-/// Runs itself again as a process that is given an empty CA store.
 #[tokio::test]
-async fn without_ca_certificates_https_says_what_to_install_and_loopback_works() {
-    const CHILD: &str = "SOLOIST_TEST_WITHOUT_CA_STORE";
-    if std::env::var_os(CHILD).is_none() {
-        let empty = tempfile::tempdir().unwrap();
-        std::fs::write(empty.path().join("empty.pem"), "").unwrap();
-        let this_test = "loginradius::transport::without_ca_certificates_https_says_what_to_install_and_loopback_works";
-        let child = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", this_test])
-            .env(CHILD, "1")
-            .env("SSL_CERT_FILE", empty.path().join("empty.pem"))
-            .env("SSL_CERT_DIR", empty.path())
-            .output();
-        let output = child.await.unwrap();
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}");
-        return;
+async fn a_burst_of_calls_is_answered_in_parallel_and_its_connections_are_kept() {
+    let vendor = Vendor::new((0..200).map(|_| ok(&json!({"data": []})))).await;
+    let client = Arc::new(vendor.client());
+    for _ in 0..2 {
+        let mut burst = JoinSet::new();
+        for _ in 0..100 {
+            let client = Arc::clone(&client);
+            burst.spawn(async move { client.list(&ann()).await.unwrap() });
+        }
+        assert_eq!(burst.join_all().await.len(), 100);
     }
-    assert!(list([ok(&json!({"data": []}))]).await.unwrap().complete);
-    let api_url = ApiUrl::parse(ApiUrl::DEFAULT).unwrap();
-    let error = LoginRadius::new(LoginRadiusConfig::new(api_url, KEY.into(), SECRET.into())).unwrap_err();
-    assert!(format!("{error:#}").contains("install `ca-certificates`"), "{error:#}");
+    let seen = vendor.seen();
+    let (first, second) = seen.split_at(100);
+    let opened: HashSet<_> = first.iter().map(|request| request.peer).collect();
+    assert!(second.iter().all(|request| opened.contains(&request.peer)), "the second burst opened connections");
 }
