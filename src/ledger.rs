@@ -80,7 +80,7 @@ fn as_text<S: serde::Serializer>(id: &SessionId, to: S) -> Result<S::Ok, S::Erro
     to.collect_str(id)
 }
 
-#[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
 fn as_code<S: serde::Serializer>(code: &Option<ReasonCode>, to: S) -> Result<S::Ok, S::Error> {
     code.map(ReasonCode::as_str).serialize(to)
 }
@@ -99,11 +99,18 @@ pub trait Ledger: Send + Sync {
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError>;
 
     /// The last decisions about a user, newest first, as JSON objects.
-    async fn recent(&self, tenant: &TenantId, user: &UserId, limit: usize)
-    -> Result<Vec<serde_json::Value>, LedgerError>;
+    async fn recent(
+        &self,
+        tenant: &TenantId,
+        user: &UserId,
+        limit: usize,
+    ) -> Result<Vec<serde_json::Value>, LedgerError>;
 }
 
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
+
+/// Sends an answer once it is known whether the transaction failed, and how.
+type Answer = Box<dyn FnOnce(Option<&str>)>;
 
 enum Command {
     Intend { intent: Box<Intent>, reply: Reply<IntentId> },
@@ -197,7 +204,7 @@ impl Writer {
     fn apply(&mut self, batch: Vec<Command>) {
         let now_ms = self.clock.now_ms();
         let keep = self.keep;
-        let mut answers: Vec<Box<dyn FnOnce(Option<&str>)>> = Vec::new();
+        let mut answers: Vec<Answer> = Vec::new();
         let result = self.db.transaction().and_then(|transaction| {
             for command in batch {
                 match command {
@@ -225,7 +232,7 @@ impl Writer {
     }
 }
 
-fn after_commit<T: 'static>(done: rusqlite::Result<T>, reply: Reply<T>) -> Box<dyn FnOnce(Option<&str>)> {
+fn after_commit<T: 'static>(done: rusqlite::Result<T>, reply: Reply<T>) -> Answer {
     Box::new(move |failure| {
         let answer = match (done, failure) {
             (Ok(done), None) => Ok(done),

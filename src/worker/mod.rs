@@ -1,2 +1,348 @@
-//! Stage 3
+//! Stage 3: the loop around the step. One worker a tenant, so that a tenant in trouble never delays another.
+
+mod calls;
+mod coalesce;
+mod health;
 mod rate;
+mod settle;
+mod step;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+pub use self::health::TenantState;
+pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnforcer};
+
+use self::calls::Calls;
+use self::coalesce::Coalescer;
+use self::health::Health;
+use self::rate::RateGate;
+use self::settle::{Circumstances, Ending};
+use crate::clock::Clock;
+use crate::config::{Rate, WorkerConfig};
+use crate::directives::Directives;
+use crate::ledger::Ledger;
+use crate::model::{Lane, Reason, TenantId, UserId};
+use crate::provider::SessionProvider;
+use crate::queue::{Delivery, DeliveryTag, Queue, QueueError, Settlement, Subscription, Why};
+use crate::retry;
+use crate::telemetry::{Metrics, labels};
+
+/// Unsettled deliveries a lane may hold, for each step that may run.
+const PREFETCH_PER_STEP: usize = 4;
+/// The background lane is asked first every so many deliveries.
+const BACKGROUND_EVERY: u32 = 10;
+/// How often a tenant with refused credentials is tried again.
+const UNAUTHORIZED_PROBE: Duration = Duration::from_secs(30);
+/// How long a probe waits for a waiting user before it takes the one that failed last.
+const PROBE_PICK_WAIT: Duration = Duration::from_millis(250);
+/// The wait between two attempts to settle, and how many there are before the worker gives up the process.
+const SETTLE_RETRY: Duration = Duration::from_secs(1);
+const SETTLE_TRIES_MAX: u32 = 600;
+
+/// What a tenant's worker is made of.
+pub struct WorkerParts {
+    pub tenant: TenantId,
+    pub provider: Arc<dyn SessionProvider>,
+    pub rate: Rate,
+    pub queue: Arc<dyn Queue>,
+    pub directives: Arc<dyn Directives>,
+    pub ledger: Arc<dyn Ledger>,
+    pub config: WorkerConfig,
+    pub clock: Clock,
+    pub metrics: Metrics,
+}
+
+/// Works on one tenant's messages.
+pub struct TenantWorker {
+    queue: Arc<dyn Queue>,
+    enforcer: Arc<TenantEnforcer>,
+}
+
+impl TenantWorker {
+    pub fn new(parts: WorkerParts) -> Self {
+        let WorkerParts { tenant, provider, rate, queue, directives, ledger, config, clock, metrics } = parts;
+        metrics.announce(&tenant);
+        let health = Health::new(tenant.clone(), metrics.clone());
+        let calls =
+            Calls { tenant: tenant.clone(), provider, gate: RateGate::new(rate), health, metrics: metrics.clone() };
+        let enforcer = TenantEnforcer { tenant, calls, directives, ledger, config, clock, metrics };
+        Self { queue, enforcer: Arc::new(enforcer) }
+    }
+
+    /// The step alone, for those who ask about one user.
+    pub fn enforcer(&self) -> Arc<TenantEnforcer> {
+        Arc::clone(&self.enforcer)
+    }
+
+    /// Works until it is told to stop; then finishes what it began, within the drain time, and gives back the rest.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            match self.enforcer.calls.health.state() {
+                TenantState::Running => self.consume(&stop).await?,
+                state => self.wait_out(state, &stop).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn consume(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let config = &self.enforcer.config;
+        let prefetch = config.concurrency.saturating_mul(PREFETCH_PER_STEP);
+        let lanes = Lanes::open(&*self.queue, &self.enforcer.tenant, prefetch).await?;
+        let mut state = self.enforcer.calls.health.watch();
+        let mut steps: JoinSet<anyhow::Result<UserId>> = JoinSet::new();
+        let mut coalescer = Coalescer::default();
+        let mut turn = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _changed = state.wait_for(|state| *state != TenantState::Running) => break,
+                Some(done) = steps.join_next() => {
+                    let user = done??;
+                    if let Some(next) = coalescer.finished(&user) {
+                        self.begin(&mut steps, next, &lanes, stop);
+                    }
+                }
+                delivery = lanes.receive(turn), if steps.len() < config.concurrency => {
+                    turn = turn.wrapping_add(1);
+                    if let Some(first) = coalescer.arrived(delivery?) {
+                        self.begin(&mut steps, first, &lanes, stop);
+                    }
+                }
+            }
+        }
+        let drained = timeout(config.drain_timeout, drain(&mut steps)).await;
+        lanes.close().await?;
+        match drained {
+            Ok(result) => result,
+            Err(_late) => {
+                tracing::warn!(tenant = %self.enforcer.tenant, "steps did not end in time; their messages are given back");
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        steps: &mut JoinSet<anyhow::Result<UserId>>,
+        deliveries: Vec<Delivery>,
+        lanes: &Lanes,
+        stop: &CancellationToken,
+    ) {
+        let Some(step) = Step::of(deliveries) else { return };
+        let span = tracing::info_span!(
+            "delivery",
+            tenant = %self.enforcer.tenant,
+            user.id = %step.look.user,
+            event.id = %step.event_id,
+            delivery.attempt = step.attempt,
+        );
+        let (enforcer, lanes, stop) = (Arc::clone(&self.enforcer), lanes.clone(), stop.clone());
+        steps.spawn(async move { step.run(&enforcer, &lanes, &stop).await }.instrument(span));
+    }
+
+    /// Probes the provider until it answers; all messages wait unspent.
+    async fn wait_out(&self, state: TenantState, stop: &CancellationToken) -> anyhow::Result<()> {
+        let health = &self.enforcer.calls.health;
+        let mut probes = 0_u32;
+        while health.state() != TenantState::Running {
+            probes = probes.saturating_add(1);
+            let wait = match state {
+                TenantState::Unauthorized => UNAUTHORIZED_PROBE,
+                _ => retry::probe_delay(probes),
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+            let Some(user) = self.oldest_waiting().await?.or_else(|| health.last_failed()) else { continue };
+            if let Err(error) = self.enforcer.calls.probe(&user).await {
+                let cause = health::chain(&error);
+                tracing::debug!(tenant = %self.enforcer.tenant, probes, "still paused: {cause}");
+            }
+            if health.state() != state && health.state() != TenantState::Running {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The user whose message is next, without taking it.
+    async fn oldest_waiting(&self) -> Result<Option<UserId>, QueueError> {
+        let lanes = Lanes::open(&*self.queue, &self.enforcer.tenant, 1).await?;
+        let user = match timeout(PROBE_PICK_WAIT, lanes.receive(0)).await {
+            Ok(delivery) => Some(delivery?.event.user),
+            Err(_nobody_waits) => None,
+        };
+        lanes.close().await?;
+        Ok(user)
+    }
+}
+
+async fn drain(steps: &mut JoinSet<anyhow::Result<UserId>>) -> anyhow::Result<()> {
+    while let Some(done) = steps.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// A tenant's two lanes.
+#[derive(Clone)]
+struct Lanes {
+    logins: Arc<dyn Subscription>,
+    background: Arc<dyn Subscription>,
+}
+
+impl Lanes {
+    async fn open(queue: &dyn Queue, tenant: &TenantId, prefetch: usize) -> Result<Self, QueueError> {
+        Ok(Self {
+            logins: queue.subscribe(tenant, Lane::Logins, prefetch).await?,
+            background: queue.subscribe(tenant, Lane::Background, prefetch).await?,
+        })
+    }
+
+    /// Logins first; the background lane first at every tenth turn, so that it gets its tenth.
+    async fn receive(&self, turn: u32) -> Result<Delivery, QueueError> {
+        let (first, second) = if turn % BACKGROUND_EVERY == BACKGROUND_EVERY - 1 {
+            (&self.background, &self.logins)
+        } else {
+            (&self.logins, &self.background)
+        };
+        tokio::select! {
+            biased;
+            delivery = first.receive() => delivery,
+            delivery = second.receive() => delivery,
+        }
+    }
+
+    /// Settles with the lane that each delivery came from.
+    async fn settle(
+        &self,
+        delivered: &[Delivery],
+        settlements: &[(DeliveryTag, Settlement)],
+    ) -> Result<(), QueueError> {
+        for (lane, subscription) in [(Lane::Logins, &self.logins), (Lane::Background, &self.background)] {
+            let of_lane = |tag: &DeliveryTag| delivered.iter().any(|d| d.tag == *tag && d.event.reason.lane() == lane);
+            let part: Vec<_> = settlements.iter().filter(|(tag, _)| of_lane(tag)).copied().collect();
+            if part.is_empty() {
+                continue;
+            }
+            match subscription.settle(&part).await {
+                // Given back before: it will be looked at once more, which is harmless.
+                Ok(()) | Err(QueueError::StaleTag) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(self) -> Result<(), QueueError> {
+        self.logins.close().await?;
+        self.background.close().await
+    }
+}
+
+/// One look and the deliveries that it is for.
+struct Step {
+    deliveries: Vec<Delivery>,
+    look: Look,
+    event_id: crate::model::EventId,
+    attempt: u32,
+}
+
+impl Step {
+    fn of(deliveries: Vec<Delivery>) -> Option<Self> {
+        let newest = settle::newest(&deliveries)?;
+        let chosen = deliveries.iter().find(|delivery| delivery.tag == newest)?;
+        // A login among them makes the look one for a login, whatever else woke us.
+        let reason = deliveries.iter().map(|delivery| delivery.event.reason).find(|reason| *reason == Reason::Login);
+        let event = chosen.event.clone();
+        let look = Look {
+            user: event.user,
+            reason: reason.unwrap_or(event.reason),
+            at: event.at,
+            login_at: event.login_at,
+            dry_run: false,
+        };
+        Some(Self { look, event_id: event.id, attempt: chosen.attempt, deliveries })
+    }
+
+    /// Looks and settles. An error is the queue's and ends the worker.
+    async fn run(self, enforcer: &TenantEnforcer, lanes: &Lanes, stop: &CancellationToken) -> anyhow::Result<UserId> {
+        let settlements = match enforcer.evaluate(&self.look).await {
+            Ok(evaluation) => settle::after_look(&evaluation, &self.deliveries),
+            Err(error) => match self.after_failure(enforcer, error) {
+                Ending::Settle(settlements) => settlements,
+                Ending::GiveBack => return Ok(self.look.user),
+            },
+        };
+        for tries in 1.. {
+            match lanes.settle(&self.deliveries, &settlements).await {
+                Ok(()) => break,
+                Err(error) if tries < SETTLE_TRIES_MAX && !stop.is_cancelled() => {
+                    tracing::error!("cannot settle: {:#}", anyhow::Error::new(error));
+                    tokio::time::sleep(SETTLE_RETRY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.count(enforcer, &settlements);
+        Ok(self.look.user)
+    }
+
+    fn after_failure(&self, enforcer: &TenantEnforcer, error: StepError) -> Ending {
+        let health = &enforcer.calls.health;
+        let now = Circumstances {
+            state: health.state(),
+            others_succeed: health.others_succeed(&self.look.user),
+            attempts_max: enforcer.config.attempts_max,
+            jitter: rand::random(),
+        };
+        let ending = settle::after_failure(&error, &self.deliveries, now);
+        let error = anyhow::Error::new(error);
+        match &ending {
+            Ending::GiveBack => tracing::debug!("given back: {error:#}"),
+            Ending::Settle(settlements)
+                if settlements.iter().any(|(_, s)| matches!(s, Settlement::DeadLetter { .. })) =>
+            {
+                tracing::error!("given up: {error:#}");
+            }
+            Ending::Settle(_) => tracing::warn!("looked in vain, will look again: {error:#}"),
+        }
+        ending
+    }
+
+    fn count(&self, enforcer: &TenantEnforcer, settlements: &[(DeliveryTag, Settlement)]) {
+        let (metrics, tenant) = (&enforcer.metrics, enforcer.tenant.as_str());
+        let now = enforcer.clock.now();
+        for (tag, settlement) in settlements {
+            let (name, why) = match settlement {
+                Settlement::Ack => ("ack", None),
+                Settlement::Again { next: crate::queue::Next::Recheck { .. }, why, .. } => ("recheck", Some(*why)),
+                Settlement::Again { why, .. } => ("again", Some(*why)),
+                Settlement::DeadLetter { why } => ("dead_letter", Some(*why)),
+            };
+            let why = why.map_or("", Why::as_str);
+            let of = labels([("tenant", tenant), ("settlement", name), ("why", why)]);
+            metrics.deliveries_settled.get_or_create(&of).inc();
+            if name == "recheck" {
+                metrics.rechecks.get_or_create(&labels([("tenant", tenant), ("why", why)])).inc();
+            }
+            let event = self.deliveries.iter().find(|delivery| delivery.tag == *tag).map(|delivery| &delivery.event);
+            let accepted = event.filter(|event| event.reason == Reason::Login).and_then(|event| event.accepted_at);
+            if let Some(accepted_at) = accepted
+                && matches!(name, "ack" | "recheck")
+            {
+                let seconds = now.duration_since(accepted_at).as_secs_f64().max(0.0);
+                metrics.login_to_settled.get_or_create(&labels([("tenant", tenant)])).observe(seconds);
+            }
+        }
+    }
+}

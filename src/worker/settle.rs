@@ -77,7 +77,9 @@ pub(super) fn after_failure(error: &StepError, deliveries: &[Delivery], now: Cir
             .iter()
             .map(|delivery| {
                 let settlement = match error {
-                    StepError::Provider(ProviderError::UserUnknown(_)) if first != Some(delivery.tag) => Settlement::Ack,
+                    StepError::Provider(ProviderError::UserUnknown(_)) if first != Some(delivery.tag) => {
+                        Settlement::Ack
+                    }
                     error => settlement(error, delivery, now),
                 };
                 (delivery.tag, settlement)

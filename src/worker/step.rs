@@ -1,6 +1,6 @@
 //! One look at one user: list, decide, write the intent, revoke, list again, write the outcome.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,8 +101,7 @@ impl Enforcer for TenantEnforcer {
         let deadline = Instant::now() + self.config.step_deadline;
         let call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
         let resolution = self.resolve(call).await?;
-        let mut evaluation =
-            Evaluation { decision: None, view: View::default(), outcomes: Vec::new(), again: None };
+        let mut evaluation = Evaluation { decision: None, view: View::default(), outcomes: Vec::new(), again: None };
         if resolution.policy.policy.mode == Mode::Off {
             return Ok(evaluation);
         }
@@ -111,14 +110,16 @@ impl Enforcer for TenantEnforcer {
             let view = self.calls.list(call).await?;
             let decision = self.decide(&view, &resolution, &look.user);
             let executed = self.is_executed(&decision, &resolution, look);
-            let chosen = self.chosen(&decision, &view, &resolution, look);
+            let chosen = chosen(&decision, &view, &resolution, look);
             if listing == 1 {
                 evaluation.decision = Some(decision.clone());
                 evaluation.view.clone_from(&view);
                 self.count(&decision, executed);
             }
             if !executed {
-                self.record(look, decision, &chosen).await;
+                if !look.dry_run && !chosen.is_empty() {
+                    self.record(look, decision.clone()).await;
+                }
                 return Ok(evaluation);
             }
             let fresh: Vec<_> = chosen.iter().filter(|(verdict, _)| !tried.contains(&verdict.digest)).collect();
@@ -165,27 +166,6 @@ impl TenantEnforcer {
         let policy = &resolution.policy.policy;
         let in_time = policy.strategy == Strategy::EvictOldest || look.reason == Reason::Login;
         !look.dry_run && decision.mode == Mode::Enforce && in_time && policy.in_canary(&self.tenant, &look.user)
-    }
-
-    /// The sessions to end, oldest first, each with its token.
-    fn chosen<'a>(
-        &self,
-        decision: &'a Decision,
-        view: &'a View,
-        resolution: &Resolution,
-        look: &Look,
-    ) -> Vec<Chosen<'a>> {
-        let not_before = match resolution.policy.policy.strategy {
-            Strategy::EvictOldest => None,
-            Strategy::RejectNewest => Some(reject_from(look)),
-        };
-        let by_digest: std::collections::HashMap<TokenDigest, &Session> =
-            view.sessions.iter().map(|session| (session.digest, session)).collect();
-        decision
-            .revocations()
-            .filter(|verdict| not_before.is_none_or(|from| verdict.login_at >= Some(from)))
-            .filter_map(|verdict| Some((verdict, *by_digest.get(&verdict.digest)?)))
-            .collect()
     }
 
     /// Writes the intent, ends the sessions oldest first, writes the outcome.
@@ -252,11 +232,8 @@ impl TenantEnforcer {
         );
     }
 
-    /// Keeps a decision that is not executed, if it would have ended somebody. Evidence only: its loss stops nothing.
-    async fn record(&self, look: &Look, decision: Decision, chosen: &[Chosen<'_>]) {
-        if look.dry_run || chosen.is_empty() {
-            return;
-        }
+    /// Keeps a decision that would have ended somebody. Evidence only: its loss stops nothing.
+    async fn record(&self, look: &Look, decision: Decision) {
         let (tenant, user) = (self.tenant.clone(), look.user.clone());
         let intent = Intent { tenant, user, looked: look.reason, decision, executed: false };
         if let Err(error) = self.ledger.intend(intent).await {
@@ -277,6 +254,21 @@ impl TenantEnforcer {
         let unresolved = decision.surplus_unresolved as u64;
         self.metrics.surplus_unresolved.get_or_create(&labels([("tenant", tenant)])).inc_by(unresolved);
     }
+}
+
+/// The sessions to end, oldest first, each with its token.
+fn chosen<'a>(decision: &'a Decision, view: &'a View, resolution: &Resolution, look: &Look) -> Vec<Chosen<'a>> {
+    let not_before = match resolution.policy.policy.strategy {
+        Strategy::EvictOldest => None,
+        Strategy::RejectNewest => Some(reject_from(look)),
+    };
+    let by_digest: HashMap<TokenDigest, &Session> =
+        view.sessions.iter().map(|session| (session.digest, session)).collect();
+    decision
+        .revocations()
+        .filter(|verdict| not_before.is_none_or(|from| verdict.login_at >= Some(from)))
+        .filter_map(|verdict| Some((verdict, *by_digest.get(&verdict.digest)?)))
+        .collect()
 }
 
 /// The earliest login that a `reject_newest` decision may end: without the event's time, none.
