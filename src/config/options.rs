@@ -116,7 +116,7 @@ static OPTIONS: &[OptionDoc] = &[
         "what makes two sessions the same device, with count = \"device\"; also device, ip"),
     option("policy.per_device", Some("1"), Grammar::Policy("1 to 1000 or unlimited"),
         "sessions that may stay on one device, with count = \"device\""),
-    option("policy.buckets", None, Grammar::Policy("a table"),
+    option("policy.buckets", Some("none"), Grammar::Policy("none or a table"),
         "limits by kind of device on top of the limit, such as one mobile and one desktop"),
     option("policy.session_lifetime", Some("30d"), Grammar::Policy("a duration"),
         "duration; how long a session lives at LoginRadius at most"),
