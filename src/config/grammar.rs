@@ -146,10 +146,7 @@ impl Setting for String {
         let text = value.as_str()?;
         match grammar {
             Grammar::Url => api_url(text),
-            Grammar::LogFilter => {
-                let follows = tracing_subscriber::EnvFilter::builder().parse(text).is_ok();
-                (follows && !text.trim().is_empty()).then(|| text.to_owned())
-            }
+            Grammar::LogFilter => is_log_filter(text).then(|| text.to_owned()),
             _ => None,
         }
     }
@@ -175,6 +172,13 @@ impl Setting for Vec<SecretString> {
             _ => None,
         }
     }
+}
+
+/// Stricter than the filter itself, which takes a misspelt level for the name of a module and logs nothing else.
+fn is_log_filter(text: &str) -> bool {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let follows = text.split(',').all(|directive| directive.contains('=') || is_level(directive));
+    follows && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
 }
 
 fn whole_number(value: &Value) -> Option<u64> {
@@ -255,6 +259,16 @@ mod tests {
             "https://user:password@a.b",
         ] {
             assert_eq!(api_url(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_log_filter() {
+        for good in ["info", "warn,soloist::worker=debug", "off"] {
+            assert!(is_log_filter(good), "{good}");
+        }
+        for bad in ["", "verbose", "info,", "soloist=verbose", "soloist"] {
+            assert!(!is_log_filter(bad), "{bad}");
         }
     }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::options::OptionDoc;
 use super::settings::Origin;
 
 /// Every mistake that was found, so that one attempt shows them all.
@@ -51,16 +50,15 @@ impl fmt::Display for Mistake {
     }
 }
 
+pub(super) const HIDDEN: &str = "(hidden)";
+
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// A value for people, on one line.
-///
-/// Without an option that says it is none, a value counts as secret: a misspelt `api_secret` holds one too.
-pub(super) fn shown(option: Option<&OptionDoc>, value: &Value) -> String {
+/// A value that is no secret for people, on one line.
+pub(super) fn shown(value: &Value) -> String {
     let text = match value {
-        _ if option.is_none_or(OptionDoc::is_secret) => return "(hidden)".to_owned(),
-        // A user and a password in an address.
-        Value::String(text) if text.contains("://") && text.contains('@') => return "(hidden)".to_owned(),
+        // An address with a user and a password in it.
+        Value::String(text) if text.contains("://") && text.contains('@') => return HIDDEN.to_owned(),
         Value::Object(_) => return "a table".to_owned(),
         Value::String(text) => format!("{text:?}"),
         value => value.to_string(),

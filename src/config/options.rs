@@ -59,7 +59,7 @@ const DAY: u64 = 24 * 60 * MINUTE;
 #[rustfmt::skip]
 static OPTIONS: &[OptionDoc] = &[
     option("data_dir", Some("./soloist-data"), Grammar::Path,
-        "folder of the queue file, the ledger and the admin key; created with mode 0700"),
+        "folder of the queue file, the ledger and the admin key"),
 
     option("webhook.listen", Some("127.0.0.1:8080"), Grammar::Address,
         "address and port of the public listener"),
@@ -78,12 +78,12 @@ static OPTIONS: &[OptionDoc] = &[
     option("webhook.connections_max", Some("16384"), count(1_000_000),
         "open connections of the public listener; further ones wait to be accepted"),
     option("webhook.dedupe_ids_max", Some("1000000"), count(100_000_000),
-        "remembered event keys, 8 bytes each; the oldest are forgotten first"),
+        "event keys that are remembered, a few dozen bytes of memory each; the oldest are forgotten first"),
     option("webhook.dedupe_window", Some("24h"), seconds(1_000, 30 * DAY),
         "duration; how long a repeated event is recognised and not queued again"),
 
     option("queue.messages_max", Some("10000000"), count(1_000_000_000),
-        "waiting messages, about 200 bytes of disk each; beyond it new events get 503"),
+        "waiting messages, a few hundred bytes of disk each; beyond it new events get 503"),
     option("queue.batch_max", Some("256"), count(10_000),
         "events that one fsync makes durable at most"),
 
@@ -116,7 +116,7 @@ static OPTIONS: &[OptionDoc] = &[
         "what makes two sessions the same device, with count = \"device\"; also device, ip"),
     option("policy.per_device", Some("1"), Grammar::Policy("1 to 1000 or unlimited"),
         "sessions that may stay on one device, with count = \"device\""),
-    option("policy.buckets", None, Grammar::Policy("a table"),
+    option("policy.buckets", Some("none"), Grammar::Policy("none or a table"),
         "limits by kind of device on top of the limit, such as one mobile and one desktop"),
     option("policy.session_lifetime", Some("30d"), Grammar::Policy("a duration"),
         "duration; how long a session lives at LoginRadius at most"),
@@ -148,7 +148,7 @@ static OPTIONS: &[OptionDoc] = &[
         "true lets the private listener, which is not encrypted, be reached from other machines"),
 
     option("ledger.decisions_max", Some("100000"), count(100_000_000),
-        "recorded decisions, about 1 KiB of disk each; the oldest are forgotten first"),
+        "recorded decisions; the oldest are forgotten first"),
 
     option("telemetry.log", Some("info"), Grammar::LogFilter,
         "what is logged: a level, or levels by module such as info,soloist::worker=debug"),

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Effective;
 use super::grammar::{Grammar, Setting};
-use super::mistake::{ConfigError, Mistake, nearest, shown};
+use super::mistake::{ConfigError, HIDDEN, Mistake, nearest, shown};
 use super::options::{self, OptionDoc};
 use super::settings::{Entry, Keys, Origin, Settings, in_policy, read_text, variable_of};
 
@@ -47,7 +47,7 @@ impl Reader {
             self.effective.push(Effective { path, value: shown_default(option), origin: Origin::Default });
             return None;
         };
-        let value = shown(Some(option), &entry.value);
+        let value = shown_of(option, &entry.value);
         let read = T::read(&entry.value, option.grammar);
         if read.is_none() {
             self.note(
@@ -68,7 +68,7 @@ impl Reader {
         let mut lines: Vec<Effective> = inner
             .map(|(at, entry)| Effective {
                 path: at.join("."),
-                value: shown(options::find("policy.mode"), &entry.value),
+                value: shown(&entry.value),
                 origin: entry.origin.clone(),
             })
             .collect();
@@ -93,7 +93,7 @@ impl Reader {
     /// Notes a mistake of an option of the present scope that follows its grammar, but not a further rule.
     pub(super) fn blame(&mut self, name: &str, problem: impl Into<String>) {
         let entry = self.settings.get(&self.keys(name)).cloned();
-        let value = entry.as_ref().map(|entry| shown(options::find(name), &entry.value));
+        let value = entry.as_ref().zip(options::find(name)).map(|(entry, option)| shown_of(option, &entry.value));
         self.note(self.path(name), value, entry.map(|entry| entry.origin), problem);
     }
 
@@ -107,7 +107,7 @@ impl Reader {
         self.note(path, None, origin, problem);
     }
 
-    /// Notes every setting that is no option.
+    /// Notes every setting that is not an option.
     pub(super) fn note_unknown(&mut self) {
         let mistakes: Vec<Mistake> = self.settings.iter().filter_map(|(keys, entry)| unknown(keys, entry)).collect();
         self.mistakes.extend(mistakes);
@@ -148,7 +148,10 @@ impl Reader {
                 Err(error) => format!("cannot be read: {error}"),
             }
         };
-        self.note(self.path(&name), Some(format!("{file:?}")), Some(in_file.origin), problem);
+        // Somebody may have put the secret itself where its file belongs.
+        let is_path = ["/", "./", "../"].iter().any(|start| file.starts_with(start));
+        let value = if is_path { shown(&in_file.value) } else { HIDDEN.to_owned() };
+        self.note(self.path(&name), Some(value), Some(in_file.origin), problem);
         entry
     }
 }
@@ -165,8 +168,12 @@ fn secret_of_file(text: &str, option: &OptionDoc) -> Value {
     }
 }
 
+fn shown_of(option: &OptionDoc, value: &Value) -> String {
+    if option.is_secret() { HIDDEN.to_owned() } else { shown(value) }
+}
+
 fn shown_default(option: &OptionDoc) -> String {
-    option.default_value().map_or_else(|| "(not set)".to_owned(), |value| shown(Some(option), &value))
+    option.default_value().map_or_else(|| "(not set)".to_owned(), |value| shown_of(option, &value))
 }
 
 #[expect(clippy::expect_used, reason = "the table is constant, and a test reads every default in it")]
@@ -176,7 +183,7 @@ fn default_of<T: Setting>(name: &str) -> T {
     T::read(&default, option.grammar).expect("the default follows the grammar")
 }
 
-/// The mistake of a setting that is no option.
+/// The mistake of a setting that is not an option.
 fn unknown(keys: &[String], entry: &Entry) -> Option<Mistake> {
     let (scope, name) = match keys {
         [tenants, _, rest @ ..] if tenants == "tenants" => (keys.strip_suffix(rest)?, rest.join(".")),
@@ -187,7 +194,9 @@ fn unknown(keys: &[String], entry: &Entry) -> Option<Mistake> {
     let files = options::options().iter().filter(|option| option.is_secret()).map(|option| file_of(option.path));
     let known: Vec<String> = options::options().iter().map(|option| option.path.to_owned()).chain(files).collect();
     let known = || known.iter().map(String::as_str).filter(|path| of_scope(path));
-    if in_policy(keys) || known().any(|path| path == name) {
+    let rest = keys.get(scope.len()..)?;
+    // Key by key: a quoted key may itself contain a dot.
+    if in_policy(keys) || known().any(|path| path.split('.').eq(rest)) {
         return None;
     }
     let is_section = name.is_empty() || known().any(|path| path.starts_with(&format!("{name}.")));
@@ -201,8 +210,8 @@ fn unknown(keys: &[String], entry: &Entry) -> Option<Mistake> {
     };
     let problem = match suggestion() {
         _ if is_section => "must be a table".to_owned(),
-        Some(name) => format!("is no option; did you mean {name}?"),
-        None => "is no option".to_owned(),
+        Some(name) => format!("is not an option; did you mean {name}?"),
+        None => "is not an option".to_owned(),
     };
     Some(Mistake { path: keys.join("."), value: None, origin: Some(entry.origin.clone()), problem })
 }

@@ -175,7 +175,7 @@ fn is_service_link(rest: &str, text: &str) -> bool {
 pub(super) fn toml_value(text: &str) -> Option<Value> {
     let table: toml::Table = toml::from_str(&format!("value = {text}")).ok()?;
     let only = table.len() == 1;
-    only.then(|| table.get("value").and_then(json)).flatten()
+    only.then(|| table.get("value").map(json)).flatten()
 }
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -198,23 +198,26 @@ fn read_toml(file: &Path) -> Result<serde_json::Map<String, Value>, String> {
         let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
         format!("line {line} is no TOML: {}", error.message().replace('\n', ", "))
     })?;
-    Ok(table.iter().filter_map(|(key, value)| Some((key.clone(), json(value)?))).collect())
+    Ok(json_table(&table))
 }
 
-/// Dates become the text they were written as. `None`: infinity and not-a-number, which no option takes.
-fn json(value: &toml::Value) -> Option<Value> {
-    Some(match value {
+/// Dates become the text they were written as, and so do infinity and not-a-number, which no option takes.
+fn json(value: &toml::Value) -> Value {
+    match value {
         toml::Value::String(text) => Value::String(text.clone()),
         toml::Value::Integer(number) => Value::from(*number),
-        toml::Value::Float(number) => Value::Number(serde_json::Number::from_f64(*number)?),
+        toml::Value::Float(number) => {
+            serde_json::Number::from_f64(*number).map_or_else(|| number.to_string().into(), Value::Number)
+        }
         toml::Value::Boolean(flag) => Value::Bool(*flag),
         toml::Value::Datetime(date) => Value::String(date.to_string()),
-        toml::Value::Array(list) => list.iter().map(json).collect::<Option<Vec<Value>>>()?.into(),
-        toml::Value::Table(table) => {
-            let pairs = table.iter().map(|(key, value)| Some((key.clone(), json(value)?)));
-            Value::Object(pairs.collect::<Option<_>>()?)
-        }
-    })
+        toml::Value::Array(list) => list.iter().map(json).collect(),
+        toml::Value::Table(table) => Value::Object(json_table(table)),
+    }
+}
+
+fn json_table(table: &toml::Table) -> serde_json::Map<String, Value> {
+    table.iter().map(|(key, value)| (key.clone(), json(value))).collect()
 }
 
 #[cfg(test)]
@@ -254,8 +257,9 @@ mod tests {
         assert_eq!(toml_value("3"), Some(json!(3)));
         assert_eq!(toml_value("[\"os\"]"), Some(json!(["os"])));
         assert_eq!(toml_value("{ by = \"os\" }"), Some(json!({ "by": "os" })));
+        assert_eq!(toml_value("inf"), Some(json!("inf")));
         assert_eq!(toml_value("2027-01-31"), Some(json!("2027-01-31")));
-        for text in ["observe", "30d", "1\nx = 2", "inf", ""] {
+        for text in ["observe", "30d", "1\nx = 2", ""] {
             assert_eq!(toml_value(text), None, "{text}");
         }
     }

@@ -102,12 +102,20 @@ fn an_unknown_name_brings_the_nearest_known_one() {
     assert_eq!(
         mistakes(toml, &env),
         [
-            "colour (from SOLOIST_COLOUR): is no option",
-            "tenants.acme.loginradius.api_secrt (from file): is no option; did you mean tenants.acme.loginradius.api_secret?",
-            "webhook.listn (from file): is no option; did you mean webhook.listen?",
-            "webhook_listen (from SOLOIST_WEBHOOK_LISTEN): is no option; did you mean SOLOIST_WEBHOOK__LISTEN?",
+            "colour (from SOLOIST_COLOUR): is not an option",
+            "tenants.acme.loginradius.api_secrt (from file): is not an option; did you mean tenants.acme.loginradius.api_secret?",
+            "webhook.listn (from file): is not an option; did you mean webhook.listen?",
+            "webhook_listen (from SOLOIST_WEBHOOK_LISTEN): is not an option; did you mean SOLOIST_WEBHOOK__LISTEN?",
         ]
     );
+}
+
+#[test]
+fn nothing_that_is_written_is_passed_over() {
+    let quoted = mistakes("\"webhook.listen\" = \"x\"", &[KEY, SECRET]);
+    assert_eq!(quoted, ["webhook.listen (from file): is not an option; did you mean webhook.listen?"]);
+    let config = load("[policy]\nlimit = 2\ncanary_percent = inf", &[KEY, SECRET]).unwrap();
+    assert_eq!(config.policy, serde_json::json!({ "limit": 2, "canary_percent": "inf" }));
 }
 
 #[test]
@@ -123,8 +131,12 @@ fn no_secret_is_printed() {
     let error = load(toml, &[SECRET]).unwrap_err();
     assert_eq!(error.0.len(), 4, "{error}");
     let syntax = load("[loginradius]\napi_secret = \"planted\" \"planted\"\n", &[]).unwrap_err();
+    let not_a_path = load("", &[KEY, ("SOLOIST_LOGINRADIUS__API_SECRET_FILE", "planted")]).unwrap_err();
     let config = load("", &[KEY, SECRET]).unwrap();
-    let shown = format!("{error} {error:?} {syntax} {syntax:?} {config:?} {:?}", config.effective());
+    let shown = format!(
+        "{error} {error:?} {not_a_path} {not_a_path:?} {syntax} {syntax:?} {config:?} {:?}",
+        config.effective()
+    );
     assert!(!shown.contains("planted"), "{shown}");
     assert!(syntax.to_string().contains("line 2"), "{syntax}");
 }
@@ -167,7 +179,7 @@ fn a_tenant_needs_a_name_and_credentials() {
     let toml = "[tenants.acme]\n[tenants.default]\n[tenants.\"A B\"]";
     let lines = mistakes(toml, &[]);
     assert_eq!(lines.len(), 4, "{lines:?}");
-    assert!(lines[0].starts_with("tenants.A B") && lines[0].contains("a-z"), "{lines:?}");
+    assert!(lines[0].starts_with("tenants.A B (from file): ") && lines[0].contains("a-z"), "{lines:?}");
     assert!(lines[1].starts_with("tenants.acme.loginradius.api_key: is missing"), "{lines:?}");
     assert!(lines[3].starts_with("tenants.default"), "{lines:?}");
 }
