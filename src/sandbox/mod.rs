@@ -5,6 +5,7 @@
 //! was wrong (see `judge`).
 
 mod calls;
+mod clock;
 mod config;
 mod control;
 mod device;
@@ -29,10 +30,10 @@ use anyhow::Context;
 use axum::Router;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{calls::Calls, faults::Dice, line::Peer, session::Session, webhooks::Webhooks, world::World};
+use self::{calls::Calls, clock::Clock, faults::Dice, line::Peer, session::Session, webhooks::Webhooks, world::World};
 pub use self::{
     config::{
         DEFAULT_LISTEN, DeadToken, EmptyList, ExpiredRows, LoginDate, RefreshRow, RefreshTime, RowCase, RowOrder,
@@ -84,33 +85,6 @@ pub struct SessionView {
     pub ended_at: Option<Timestamp>,
     /// `live`, `revoked`, `logged_out`, `refreshed` or `expired`.
     pub state: String,
-}
-
-/// The world's clock: the present at the start, moved on by the runtime's clock (which tests can pause) and by hand.
-#[derive(Debug)]
-struct Clock {
-    began_at: Timestamp,
-    began: Instant,
-    advanced: Mutex<Duration>,
-}
-
-impl Clock {
-    fn new(starts_at: Option<Timestamp>) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "the one place where the sandbox reads the clock")]
-        let began_at = starts_at.unwrap_or_else(Timestamp::now);
-        Self { began_at, began: Instant::now(), advanced: Mutex::default() }
-    }
-
-    /// In steps of 100 nanoseconds, like the vendor's.
-    fn now(&self) -> Timestamp {
-        let advanced = *self.advanced.lock().unwrap_or_else(PoisonError::into_inner);
-        session::cut(world::later(self.began_at, self.began.elapsed().saturating_add(advanced)), 7)
-    }
-
-    fn advance(&self, by: Duration) {
-        let mut advanced = self.advanced.lock().unwrap_or_else(PoisonError::into_inner);
-        *advanced = advanced.saturating_add(by);
-    }
 }
 
 /// What all handlers share. No lock is held across an await.

@@ -28,8 +28,8 @@ pub(super) enum Ending {
     Revoked {
         credentials: Credentials,
         prevent_refresh: bool,
-        /// The earliest instant at which this revoker may have listed the user's sessions. See `judge`.
-        listed_at: Timestamp,
+        /// The earliest moment at which this revoker may have listed the user's sessions. See `judge`.
+        listed: Moment,
     },
     /// By the user.
     LoggedOut,
@@ -37,9 +37,16 @@ pub(super) enum Ending {
     Refreshed,
 }
 
+/// An instant, and the place among all that happened: several things can happen at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    pub(super) at: Timestamp,
+    pub(super) place: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End {
-    pub(super) at: Timestamp,
+    pub(super) moment: Moment,
     pub(super) how: Ending,
 }
 
@@ -56,25 +63,33 @@ pub(super) struct Session {
     pub(super) ip: String,
     /// The instant that `LoginDate` tells, before digits are cut off.
     pub(super) login_at: Timestamp,
-    pub(super) made_at: Timestamp,
+    pub(super) made: Moment,
     /// Listings show it from here on.
     pub(super) listed_from: Timestamp,
     pub(super) expires_at: Timestamp,
     pub(super) end: Option<End>,
     pub(super) refreshable: bool,
+    /// Shared by sessions of which one took the other's place: of those a listing shows one at a time.
+    pub(super) root: usize,
 }
 
 impl Session {
     /// When it died, if it has: by an end of its own, or of age.
     pub(super) fn ended_at(&self, now: Timestamp) -> Option<Timestamp> {
         match self.end {
-            Some(end) => Some(end.at),
+            Some(end) => Some(end.moment.at),
             None => (self.expires_at <= now).then_some(self.expires_at),
         }
     }
 
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
         self.ended_at(now).is_none()
+    }
+
+    /// Whether it was alive at that moment, which is past.
+    pub(super) fn was_live(&self, moment: Moment) -> bool {
+        let made = self.made.place <= moment.place && moment.at < self.expires_at;
+        made && self.end.is_none_or(|end| end.moment.place > moment.place)
     }
 
     /// The name that people and other systems know it by: it reveals nothing of the token.

@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{config::WebhookForm, session::stamp};
+use super::{
+    config::WebhookForm,
+    session::{Moment, stamp},
+};
 
 /// What a profile says beyond the user's name: everything that a policy may ask about.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +39,8 @@ pub(super) struct User {
     /// Positions in the world's list of sessions.
     pub(super) sessions: Vec<usize>,
     /// When listings of this user were answered, as far back as a revoker may have started from.
-    pub(super) listings: VecDeque<Timestamp>,
-    pub(super) last_logout_at: Option<Timestamp>,
+    pub(super) listings: VecDeque<Moment>,
+    pub(super) last_logout: Option<Moment>,
 }
 
 impl User {
@@ -51,7 +54,7 @@ impl User {
             traits: Traits::default(),
             sessions: Vec::new(),
             listings: VecDeque::new(),
-            last_logout_at: None,
+            last_logout: None,
         }
     }
 

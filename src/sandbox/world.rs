@@ -11,7 +11,7 @@ use super::{
     },
     device,
     refusal::Refusal,
-    session::{Credentials, End, Ending, Session, cut, digest},
+    session::{Credentials, End, Ending, Moment, Session, cut, digest},
     user::{Traits, User},
 };
 
@@ -57,6 +57,8 @@ pub(super) struct World {
     tokens: HashMap<String, usize>,
     profiles: HashMap<String, String>,
     rng: StdRng,
+    /// Things that have happened.
+    places: u64,
 }
 
 impl World {
@@ -68,7 +70,14 @@ impl World {
             sessions: Vec::new(),
             tokens: HashMap::new(),
             profiles: HashMap::new(),
+            places: 0,
         }
+    }
+
+    /// The moment of what happens next.
+    fn moment(&mut self, at: Timestamp) -> Moment {
+        self.places = self.places.saturating_add(1);
+        Moment { at, place: self.places }
     }
 
     /// The user of that uid, made if there is none.
@@ -114,11 +123,12 @@ impl World {
             country,
             ip: device::ip(&mut self.rng),
             login_at: now,
-            made_at: now,
+            made: self.moment(now),
             listed_from: later(now, self.config.list_lag),
             expires_at: later(now, self.config.token_lifetime),
             end: None,
             refreshable: true,
+            root: self.sessions.len(),
         };
         self.add(session.clone());
         let user = self.user(uid, now)?.clone();
@@ -171,12 +181,13 @@ impl World {
 
     /// The user ends one session of his. False: it was not alive.
     pub(super) fn logout(&mut self, access_token: &str, now: Timestamp) -> bool {
+        let moment = self.moment(now);
         let Some(session) = self.session_mut(access_token).filter(|session| session.is_live(now)) else { return false };
-        session.end = Some(End { at: now, how: Ending::LoggedOut });
+        session.end = Some(End { moment, how: Ending::LoggedOut });
         session.refreshable = false;
         let uid = session.uid.clone();
         if let Some(user) = self.users.get_mut(&uid) {
-            user.last_logout_at = Some(now);
+            user.last_logout = Some(moment);
         }
         true
     }
@@ -191,12 +202,13 @@ impl World {
     ) -> Result<(), Refusal> {
         let dead = self.live(access_token, now).err();
         let uid = self.session(access_token).map(|session| session.uid.clone()).unwrap_or_default();
-        let listed_at = self.earliest_listing(&uid, now);
+        let moment = self.moment(now);
+        let listed = self.earliest_listing(&uid, moment);
         if let Some(session) = self.session_mut(access_token) {
             session.refreshable &= !prevent_refresh;
             if dead.is_none() {
-                let how = Ending::Revoked { credentials, prevent_refresh, listed_at };
-                session.end = Some(End { at: now, how });
+                let how = Ending::Revoked { credentials, prevent_refresh, listed };
+                session.end = Some(End { moment, how });
             }
         }
         match (dead, self.config.dead_token) {
@@ -206,10 +218,10 @@ impl World {
     }
 
     /// When the user's sessions were first listed within the window of a revoker that revokes now; else now.
-    fn earliest_listing(&self, uid: &str, now: Timestamp) -> Timestamp {
-        let from = earlier(now, self.config.revocation_window);
+    fn earliest_listing(&self, uid: &str, now: Moment) -> Moment {
+        let from = earlier(now.at, self.config.revocation_window);
         let listings = self.users.get(uid).map(|user| user.listings.iter().copied());
-        listings.into_iter().flatten().find(|&listing| listing >= from).unwrap_or(now)
+        listings.into_iter().flatten().find(|listing| listing.at >= from).unwrap_or(now)
     }
 
     /// Exchanges a token for a new one. An invalidated token may be exchanged unless that was prevented; no webhook.
@@ -222,6 +234,7 @@ impl World {
             return Err(Refusal::UnknownError);
         }
         let access_token = self.new_token();
+        let replace = self.config.refresh_row == RefreshRow::Replace;
         let new = Session {
             digest: digest(&access_token),
             access_token,
@@ -229,17 +242,18 @@ impl World {
                 RefreshTime::Keep => old.login_at,
                 RefreshTime::Restamp => now,
             },
-            made_at: now,
+            made: self.moment(now),
             listed_from: later(now, self.config.list_lag),
             expires_at: later(now, self.config.token_lifetime),
             end: None,
+            root: if replace { old.root } else { self.sessions.len() },
             ..old.clone()
         };
-        let replace = self.config.refresh_row == RefreshRow::Replace;
+        let moment = self.moment(now);
         if let Some(session) = self.session_mut(&old.access_token) {
             session.refreshable = !replace;
             if replace && session.is_live(now) {
-                session.end = Some(End { at: now, how: Ending::Refreshed });
+                session.end = Some(End { moment, how: Ending::Refreshed });
             }
         }
         self.add(new.clone());
@@ -307,13 +321,14 @@ impl World {
 
     fn remember_listing(&mut self, uid: &str, now: Timestamp) {
         let from = earlier(now, self.config.revocation_window);
+        let moment = self.moment(now);
         let Some(user) = self.users.get_mut(uid) else { return };
-        while user.listings.front().is_some_and(|&listing| listing < from) {
+        while user.listings.front().is_some_and(|listing| listing.at < from) {
             user.listings.pop_front();
         }
         // When there is no room, the oldest stay: to forget one would call a right revocation wrong.
         if user.listings.len() < LISTINGS_REMEMBERED_MAX {
-            user.listings.push_back(now);
+            user.listings.push_back(moment);
         }
     }
 
