@@ -80,7 +80,7 @@ fn as_text<S: serde::Serializer>(id: &SessionId, to: S) -> Result<S::Ok, S::Erro
     to.collect_str(id)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
 fn as_code<S: serde::Serializer>(code: &Option<ReasonCode>, to: S) -> Result<S::Ok, S::Error> {
     code.map(ReasonCode::as_str).serialize(to)
 }

@@ -11,6 +11,7 @@ pub mod policy;
 pub mod provider;
 pub mod queue;
 pub mod retry;
+pub mod sandbox;
 pub mod telemetry;
 pub mod webhook;
 pub mod worker;

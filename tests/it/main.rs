@@ -8,4 +8,6 @@ mod queue_contract;
 #[cfg(test)]
 mod queue_embedded;
 #[cfg(test)]
+mod sandbox;
+#[cfg(test)]
 mod support;
