@@ -1,16 +1,23 @@
 //! What all listeners share: problem details, and a server with deadlines and limits.
 
+use std::future::{Ready, ready};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::TokioTimer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::Service;
 
 /// Streams that one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 256;
@@ -18,6 +25,9 @@ const STREAMS_MAX: u32 = 256;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How often an idle HTTP/2 connection is asked whether it is still there.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Connections that the private listener keeps open at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 
 /// An error answer after RFC 9457. Its text is fixed: nothing of the request or of the inside goes into it.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +68,8 @@ impl IntoResponse for Problem {
 pub struct ServerConfig {
     /// From accepting a connection, and from the end of a request, to the end of the next request's headers.
     pub header_timeout: Duration,
+    /// Connections that may be open at once; further ones are closed.
+    pub connections_max: usize,
     pub tls: Option<RustlsConfig>,
 }
 
@@ -85,14 +97,16 @@ pub async fn serve(
     handle: Handle<SocketAddr>,
 ) -> anyhow::Result<()> {
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let limited = LimitedAcceptor { free: Arc::new(Semaphore::new(config.connections_max)) };
     match config.tls {
         None => {
-            let mut server = axum_server::from_tcp(listener)?.handle(handle);
+            let mut server = axum_server::from_tcp(listener)?.acceptor(limited).handle(handle);
             limit(server.http_builder(), config.header_timeout);
             server.serve(service).await?;
         }
         Some(tls) => {
-            let mut server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+            let acceptor = RustlsAcceptor::new(tls).handshake_timeout(config.header_timeout).acceptor(limited);
+            let mut server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle);
             limit(server.http_builder(), config.header_timeout);
             server.serve(service).await?;
         }
@@ -111,4 +125,45 @@ fn limit<E>(builder: &mut hyper_util::server::conn::auto::Builder<E>, header_tim
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+}
+
+/// Closes connections beyond the limit at once, so that they cost neither memory nor file handles.
+#[derive(Clone)]
+struct LimitedAcceptor {
+    free: Arc<Semaphore>,
+}
+
+impl<I, S> Accept<I, S> for LimitedAcceptor {
+    type Stream = I;
+    type Service = Counted<S>;
+    type Future = Ready<io::Result<(I, Counted<S>)>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        let place = Arc::clone(&self.free).try_acquire_owned();
+        ready(match place {
+            Ok(place) => Ok((stream, Counted { service, _place: Arc::new(place) })),
+            Err(_all_taken) => Err(io::Error::other("the limit of open connections is reached")),
+        })
+    }
+}
+
+/// A connection's service, holding the connection's place until it is dropped.
+#[derive(Clone)]
+struct Counted<S> {
+    service: S,
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl<R, S: Service<R>> Service<R> for Counted<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.service.call(request)
+    }
 }

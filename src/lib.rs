@@ -1,5 +1,7 @@
 //! Soloist keeps each account of a LoginRadius customer on as many devices as its plan allows.
 
+pub mod api;
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod directives;

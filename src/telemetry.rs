@@ -117,6 +117,7 @@ impl Metrics {
                 self.queue_messages.get_or_create(&of).set(count);
             };
             set("ready", Some(lane.ready));
+            set("unsettled", lane.unsettled);
             set("delayed", lane.delayed);
             set("dead", lane.dead);
             let age_ms = lane.oldest_accepted_at.map_or(0, |at| (now_ms - at.as_millisecond()).max(0));
@@ -132,6 +133,7 @@ impl Metrics {
                 tenant: tenant.clone(),
                 lane,
                 ready: 0,
+                unsettled: Some(0),
                 delayed: Some(0),
                 dead: Some(0),
                 oldest_accepted_at: None,

@@ -12,10 +12,11 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -28,6 +29,7 @@ use self::reader::Reader;
 pub use self::settings::Origin;
 use self::settings::Settings;
 use crate::model::TenantId;
+use crate::policy::{Mode, Policy, Strategy, TenantPolicies, written};
 
 /// Where a configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +90,13 @@ pub struct TenantConfig {
     pub policy: Value,
     /// Where `policy` stands, for messages: `policy` or `tenants.<name>.policy`.
     pub policy_path: String,
+}
+
+impl TenantConfig {
+    /// The tenant's own policy table and where it stands; the default tenant has none besides `[policy]`.
+    fn own_policy<'a>(&'a self, id: &'a TenantId) -> Option<(&'a TenantId, &'a Value, &'a str)> {
+        (self.policy_path != "policy").then_some((id, &self.policy, self.policy_path.as_str()))
+    }
 }
 
 /// `[loginradius]`: the access to one tenant's API.
@@ -170,6 +179,24 @@ pub struct Effective {
 }
 
 impl Config {
+    /// Every tenant's policies, rules, overrides and exemptions, ready to be asked.
+    ///
+    /// # Errors
+    /// None for a configuration that was loaded: its tables were checked.
+    pub fn policies(&self) -> Result<BTreeMap<TenantId, Arc<TenantPolicies>>, ConfigError> {
+        let mut all = BTreeMap::new();
+        for (id, tenant) in &self.tenants {
+            let policies =
+                written::tenant_policies(&self.policy, "policy", tenant.own_policy(id)).map_err(|wrong| {
+                    let mistake =
+                        |m: written::Mistake| Mistake { path: m.path, value: None, origin: None, problem: m.problem };
+                    ConfigError(wrong.into_iter().map(mistake).collect())
+                })?;
+            all.insert(id.clone(), Arc::new(policies));
+        }
+        Ok(all)
+    }
+
     /// Reads this process's environment, and `./soloist.toml` if no other file is named.
     pub fn from_process(file: Option<PathBuf>) -> Result<Self, ConfigError> {
         let (mut env, mut mistakes) = (BTreeMap::new(), Vec::new());
@@ -327,8 +354,25 @@ fn read_loginradius(reader: &mut Reader) -> Option<LoginRadiusSection> {
 }
 
 /// What is wrong in the policy tables: full path and problem of each mistake.
-///
-/// The one place that asks the policy's own reader. Until there is one, tables are handed on as they are written.
-fn policy_mistakes(_default: &Value, _tenants: &BTreeMap<TenantId, TenantConfig>) -> Vec<(String, String)> {
-    Vec::new()
+fn policy_mistakes(default: &Value, tenants: &BTreeMap<TenantId, TenantConfig>) -> BTreeSet<(String, String)> {
+    let own = tenants.iter().filter_map(|(id, tenant)| tenant.own_policy(id));
+    let mut mistakes = BTreeSet::new();
+    for own in std::iter::once(None).chain(own.map(Some)) {
+        match written::tenant_policies(default, "policy", own) {
+            Ok(policies) if policies.all().any(|policy| locks_people_out(&policy.policy)) => {
+                let path = format!("{}.strategy", own.map_or("policy", |(_, _, path)| path));
+                let problem = "= \"reject_newest\" can lock people out, and ending sessions by it needs a revocation \
+                               budget, which this version does not have: use it with mode = \"observe\""
+                    .to_owned();
+                mistakes.insert((path, problem));
+            }
+            Ok(_) => {}
+            Err(wrong) => mistakes.extend(wrong.into_iter().map(|mistake| (mistake.path, mistake.problem))),
+        }
+    }
+    mistakes
+}
+
+fn locks_people_out(policy: &Policy) -> bool {
+    policy.strategy == Strategy::RejectNewest && policy.mode == Mode::Enforce
 }

@@ -76,7 +76,7 @@ static OPTIONS: &[OptionDoc] = &[
     option("webhook.in_flight_max", Some("4096"), count(1_000_000),
         "complete bodies that may wait for the queue; beyond it 503 at once"),
     option("webhook.connections_max", Some("16384"), count(1_000_000),
-        "open connections of the public listener; further ones wait to be accepted"),
+        "open connections of the public listener; further ones are closed"),
     option("webhook.dedupe_ids_max", Some("1000000"), count(100_000_000),
         "event keys that are remembered, a few dozen bytes of memory each; the oldest are forgotten first"),
     option("webhook.dedupe_window", Some("24h"), seconds(1_000, 30 * DAY),

@@ -170,6 +170,9 @@ pub trait Queue: Send + Sync {
         prefetch: usize,
     ) -> Result<Arc<dyn Subscription>, QueueError>;
 
+    /// Whether an event could be made durable now, found out by doing so with a scratch row.
+    async fn check(&self) -> Result<(), QueueError>;
+
     async fn stats(&self) -> Result<Vec<LaneStats>, QueueError>;
 }
 
@@ -192,6 +195,8 @@ pub struct LaneStats {
     pub tenant: TenantId,
     pub lane: Lane,
     pub ready: u64,
+    /// Handed out and not settled yet.
+    pub unsettled: Option<u64>,
     pub delayed: Option<u64>,
     pub dead: Option<u64>,
     /// When the oldest message that waits to be handed out was accepted.
@@ -231,5 +236,5 @@ pub trait DeadLetters: Send + Sync {
     async fn redrive(&self, selection: &Selection) -> Result<u64, QueueError>;
 
     /// Deletes for good; returns how many.
-    async fn drop(&self, selection: &Selection) -> Result<u64, QueueError>;
+    async fn discard(&self, selection: &Selection) -> Result<u64, QueueError>;
 }

@@ -9,13 +9,16 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::calls::{CallError, CallFor, Calls};
+use super::health::TenantState;
 use super::rate::CallClass;
 use crate::clock::Clock;
 use crate::config::WorkerConfig;
 use crate::directives::{Directives, Stale};
 use crate::ledger::{Ended, Intent, Ledger, LedgerError, Outcome};
-use crate::model::{Reason, Session, TenantId, TokenDigest, UserId, View};
-use crate::policy::{Decision, Marks, Mode, Resolution, Strategy, Subject, Verdict, decide};
+use crate::model::{Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
+use crate::policy::{
+    Action, Decision, Marks, Mode, ReasonCode, Resolution, Strategy, Subject, Verdict, Witnesses, decide, device_count,
+};
 use crate::provider::{ProviderError, Revoked};
 use crate::queue::Why;
 use crate::retry;
@@ -44,6 +47,8 @@ pub struct Evaluation {
     pub decision: Option<Decision>,
     /// The view that it was made from.
     pub view: View,
+    /// How many devices the view's sessions are on, by the device fields of the user's policy.
+    pub devices: usize,
     pub outcomes: Vec<Outcome>,
     /// When and why to look again.
     pub again: Option<LookAgain>,
@@ -82,6 +87,9 @@ impl From<CallError> for StepError {
 #[async_trait]
 pub trait Enforcer: Send + Sync {
     async fn evaluate(&self, look: &Look) -> Result<Evaluation, StepError>;
+
+    /// Ends one session of a user because somebody chose it; `None` when the user has no such session.
+    async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError>;
 }
 
 /// The worker's step for one tenant.
@@ -101,8 +109,9 @@ impl Enforcer for TenantEnforcer {
         let deadline = Instant::now() + self.config.step_deadline;
         let call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
         let resolution = self.resolve(call).await?;
-        let mut evaluation = Evaluation { decision: None, view: View::default(), outcomes: Vec::new(), again: None };
-        if resolution.policy.policy.mode == Mode::Off {
+        let mut evaluation =
+            Evaluation { decision: None, view: View::default(), devices: 0, outcomes: Vec::new(), again: None };
+        if resolution.policy.policy.mode == Mode::Off && !look.dry_run {
             return Ok(evaluation);
         }
         let mut tried = HashSet::new();
@@ -114,6 +123,7 @@ impl Enforcer for TenantEnforcer {
             if listing == 1 {
                 evaluation.decision = Some(decision.clone());
                 evaluation.view.clone_from(&view);
+                evaluation.devices = device_count(&view, &resolution.policy.policy);
                 self.count(&decision, executed);
             }
             if !executed {
@@ -133,11 +143,34 @@ impl Enforcer for TenantEnforcer {
         }
         Ok(evaluation)
     }
+
+    async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError> {
+        let deadline = Instant::now() + self.config.step_deadline;
+        let call = CallFor { user, class: CallClass::Logins, deadline };
+        let resolution = self.resolve(call).await?;
+        let view = self.calls.list(call).await?;
+        let mut decision = self.decide(&view, &resolution, user);
+        for verdict in &mut decision.verdicts {
+            choose(verdict, verdict.digest.session_id() == session);
+        }
+        let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: false };
+        let chosen = with_sessions(decision.revocations(), &view);
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let outcomes = self.revoke(&look, &decision, &chosen, deadline, &mut HashSet::new()).await?;
+        Ok(outcomes.first().map(|outcome| outcome.ended))
+    }
 }
 
 type Chosen<'a> = (&'a Verdict, &'a Session);
 
 impl TenantEnforcer {
+    /// Whether this tenant's messages are worked on.
+    pub fn state(&self) -> TenantState {
+        self.calls.health.state()
+    }
+
     async fn resolve(&self, call: CallFor<'_>) -> Result<Resolution, StepError> {
         let directive = self.directives.current(&self.tenant, call.user);
         let stale = labels([("tenant", self.tenant.as_str())]);
@@ -204,7 +237,7 @@ impl TenantEnforcer {
                 break;
             }
             tried.insert(verdict.digest);
-            self.note_end(look, session, verdict, ended);
+            self.note_end(&look.user, session.id(), verdict.reason, ended);
         }
         if let Err(error) = self.ledger.outcome(intent, &outcomes).await {
             self.metrics.ledger_lost.inc();
@@ -213,23 +246,16 @@ impl TenantEnforcer {
         failed.map_or(Ok(outcomes), Err)
     }
 
-    fn note_end(&self, look: &Look, session: &Session, verdict: &Verdict, ended: Ended) {
+    fn note_end(&self, user: &UserId, session: SessionId, reason: Option<ReasonCode>, ended: Ended) {
         let tenant = self.tenant.as_str();
-        let reason = verdict.reason.map_or("none", |reason| reason.as_str());
         if ended == Ended::AlreadyGone {
             self.metrics.sessions_already_gone.get_or_create(&labels([("tenant", tenant)])).inc();
             return;
         }
+        let reason = reason.map_or("none", ReasonCode::as_str);
         let of = labels([("tenant", tenant), ("reason", reason)]);
         self.metrics.sessions_revoked.get_or_create(&of).inc();
-        tracing::info!(
-            user.id = %look.user,
-            session.id = %session.id(),
-            reason,
-            "ended session {} of user `{}`: {reason}",
-            session.id(),
-            look.user
-        );
+        tracing::info!(user.id = %user, session.id = %session, reason, "ended session {session} of user `{user}`: {reason}");
     }
 
     /// Keeps a decision that would have ended somebody. Evidence only: its loss stops nothing.
@@ -262,13 +288,24 @@ fn chosen<'a>(decision: &'a Decision, view: &'a View, resolution: &Resolution, l
         Strategy::EvictOldest => None,
         Strategy::RejectNewest => Some(reject_from(look)),
     };
+    let due = decision.revocations().filter(|verdict| not_before.is_none_or(|from| verdict.login_at >= Some(from)));
+    with_sessions(due, view)
+}
+
+/// Makes the verdict a person's: this session ends, and no other.
+fn choose(verdict: &mut Verdict, ends: bool) {
+    if ends {
+        (verdict.action, verdict.reason) = (Action::Revoke, Some(ReasonCode::Admin));
+    } else if verdict.action == Action::Revoke {
+        (verdict.action, verdict.reason) = (Action::Keep, None);
+    }
+    verdict.witnesses = Witnesses::default();
+}
+
+fn with_sessions<'a>(verdicts: impl Iterator<Item = &'a Verdict>, view: &'a View) -> Vec<Chosen<'a>> {
     let by_digest: HashMap<TokenDigest, &Session> =
         view.sessions.iter().map(|session| (session.digest, session)).collect();
-    decision
-        .revocations()
-        .filter(|verdict| not_before.is_none_or(|from| verdict.login_at >= Some(from)))
-        .filter_map(|verdict| Some((verdict, *by_digest.get(&verdict.digest)?)))
-        .collect()
+    verdicts.filter_map(|verdict| Some((verdict, *by_digest.get(&verdict.digest)?))).collect()
 }
 
 /// The earliest login that a `reject_newest` decision may end: without the event's time, none.

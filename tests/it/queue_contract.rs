@@ -291,7 +291,7 @@ pub(crate) async fn a_dropped_dead_letter_is_gone<B: Backend>() {
         let tag = receive(&subscription).await.tag;
         subscription.settle(&[(tag, Settlement::DeadLetter { why })]).await.unwrap();
     }
-    assert_eq!(backend.dead_letters().drop(&Selection::Why("refused".to_owned())).await.unwrap(), 2);
+    assert_eq!(backend.dead_letters().discard(&Selection::Why("refused".to_owned())).await.unwrap(), 2);
     let left = backend.dead_letters().list(&Selection::All, 0, 10).await.unwrap();
     assert_eq!(left.iter().map(|dead| dead.why.as_str()).collect::<Vec<_>>(), ["attempts_exhausted"]);
 }

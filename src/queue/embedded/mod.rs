@@ -268,6 +268,10 @@ impl Queue for EmbeddedQueue {
         Ok(Arc::new(EmbeddedSubscription { queue: self.clone(), epoch, deliveries: Mutex::new(deliveries) }))
     }
 
+    async fn check(&self) -> Result<(), QueueError> {
+        self.ask(|reply| Command::Check { reply }).await
+    }
+
     async fn stats(&self) -> Result<Vec<LaneStats>, QueueError> {
         self.ask(|reply| Command::Stats { reply }).await
     }
@@ -285,7 +289,7 @@ impl DeadLetters for EmbeddedQueue {
         self.ask(|reply| Command::Redrive { selection, reply }).await
     }
 
-    async fn drop(&self, selection: &Selection) -> Result<u64, QueueError> {
+    async fn discard(&self, selection: &Selection) -> Result<u64, QueueError> {
         let selection = selection.clone();
         self.ask(|reply| Command::DropDead { selection, reply }).await
     }

@@ -318,6 +318,12 @@ impl Store {
         Ok(self.db.last_insert_rowid())
     }
 
+    /// Writes a row and takes it back, so that the commit after it really writes.
+    pub(super) fn scratch(&self) -> Sql<()> {
+        let row = self.remember(0, &[])?;
+        self.db.prepare_cached("DELETE FROM seen WHERE row = ?1")?.execute([row]).map(drop)
+    }
+
     /// Calls `each` with row, minute and keys of every row, in order.
     pub(super) fn remembered(&self, mut each: impl FnMut(i64, i64, &mut dyn Iterator<Item = u64>)) -> Sql<()> {
         let mut statement = self.db.prepare("SELECT row, minute, keys FROM seen ORDER BY row")?;

@@ -1,5 +1,7 @@
 //! What several tests share: events, clocks, bounded waiting.
 
+pub(crate) mod service;
+
 use std::future::Future;
 use std::time::Duration;
 

@@ -140,6 +140,7 @@ impl Engine {
             | Command::Settle { .. }
             | Command::Redrive { .. }
             | Command::DropDead { .. }
+            | Command::Check { .. }
             | Command::Stop => {}
         }
     }
@@ -162,6 +163,7 @@ impl Engine {
                 tenant: lane.tenant.clone(),
                 lane: lane.lane,
                 ready: lane.ready.saturating_sub(held(lane_id)),
+                unsettled: Some(held(lane_id)),
                 delayed: Some(lane.delayed),
                 dead: Some(self.dead.get(&lane_id).copied().unwrap_or(0)),
                 oldest_accepted_at: self.oldest(lane_id, lane),

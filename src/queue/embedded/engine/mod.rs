@@ -41,6 +41,7 @@ pub(super) enum Command {
     Settle { epoch: u64, settlements: Vec<(DeliveryTag, Settlement)>, reply: Reply<()> },
     Subscribe { tenant: TenantId, lane: Lane, prefetch: usize, sink: mpsc::Sender<Delivery>, reply: Reply<u64> },
     Close { epoch: u64, reply: Option<Reply<()>> },
+    Check { reply: Reply<()> },
     Stats { reply: Reply<Vec<LaneStats>> },
     ListDead { selection: Selection, after: u64, limit: usize, reply: Reply<Vec<DeadLetter>> },
     Redrive { selection: Selection, reply: Reply<u64> },
@@ -172,6 +173,10 @@ impl Engine {
                 Command::Redrive { selection, reply } => {
                     let redriven = result.is_ok().then(|| self.redrive(&selection, &mut batch));
                     settle_answer(&mut batch, &mut result, redriven, reply);
+                }
+                Command::Check { reply } => {
+                    let checked = result.is_ok().then(|| self.store.scratch().map(Ok));
+                    settle_answer(&mut batch, &mut result, checked, reply);
                 }
                 Command::DropDead { selection, reply } => {
                     let dropped = result.is_ok().then(|| self.drop_dead(&selection, &mut batch));

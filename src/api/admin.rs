@@ -1,0 +1,375 @@
+//! The private admin API: what operators and the command line ask of a running instance.
+//!
+//! Every route needs the admin key as a Bearer token, a Host that is this listener's, and no sign of a foreign page.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::{StatusCode, header};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq as _;
+
+use crate::http::Problem;
+use crate::ledger::Ledger;
+use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
+use crate::policy::Verdict;
+use crate::provider::ProviderError;
+use crate::queue::{DeadLetter, DeadLetters, Queue, QueueError, Selection};
+use crate::worker::{Enforcer as _, Evaluation, Look, StepError, TenantEnforcer};
+
+/// Dead letters and decisions on one page at most.
+const PAGE_MAX: usize = 1_000;
+const PAGE_DEFAULT: usize = 100;
+
+/// What the admin API works on.
+pub struct Admin {
+    pub tenants: BTreeMap<TenantId, Arc<TenantEnforcer>>,
+    pub queue: Arc<dyn Queue>,
+    pub dead_letters: Arc<dyn DeadLetters>,
+    pub ledger: Arc<dyn Ledger>,
+    pub key: SecretString,
+    /// Host names besides loopback ones under which the listener may be called.
+    pub hosts: Vec<String>,
+}
+
+/// `/admin/v1/…`
+pub fn router(admin: Admin) -> Router {
+    let admin = Arc::new(admin);
+    Router::new()
+        .route("/admin/v1/status", get(status))
+        .route("/admin/v1/users/{uid}/sessions", get(sessions))
+        .route("/admin/v1/users/{uid}/sessions/{session}", axum::routing::delete(end_session))
+        .route("/admin/v1/users/{uid}/enforce", post(enforce))
+        .route("/admin/v1/users/{uid}/decisions", get(decisions))
+        .route("/admin/v1/dead-letters", get(list_dead))
+        .route("/admin/v1/dead-letters/redrive", post(redrive))
+        .route("/admin/v1/dead-letters/drop", post(drop_dead))
+        .fallback(async || NO_ROUTE)
+        .method_not_allowed_fallback(async || WRONG_METHOD)
+        .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
+        .with_state(admin)
+}
+
+const NO_ROUTE: Problem = Problem::new(StatusCode::NOT_FOUND, "no_route", "there is no such route");
+const WRONG_METHOD: Problem =
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this route does not take this method");
+const NO_KEY: Problem = Problem::new(
+    StatusCode::UNAUTHORIZED,
+    "admin_key",
+    "send the key in data_dir/admin.key as a Bearer token in the Authorization header",
+);
+const FOREIGN: Problem = Problem::new(
+    StatusCode::FORBIDDEN,
+    "foreign_page",
+    "this request comes from another site, or names a host that is not this listener's",
+);
+const BAD_UID: Problem = Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
+const BAD_SESSION: Problem = Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
+const NO_TENANT: Problem =
+    Problem::new(StatusCode::NOT_FOUND, "tenant", "no such tenant is configured: name one with ?tenant=");
+const NO_SESSION: Problem = Problem::new(StatusCode::NOT_FOUND, "no_session", "the user has no such session");
+
+/// Refuses what does not carry the key, and what a browser sends on behalf of a foreign page.
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    let own_site = site.is_none_or(|site| site == "same-origin" || site == "none");
+    let origin = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+    let own_origin = origin.is_none_or(|origin| Some(origin) == host);
+    if !own_site || !own_origin || !host.is_some_and(|host| admin.is_own_host(host)) {
+        return FOREIGN.into_response();
+    }
+    let claimed = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if !bool::from(claimed.as_bytes().ct_eq(admin.key.expose_secret().as_bytes())) {
+        return NO_KEY.into_response();
+    }
+    next.run(request).await
+}
+
+impl Admin {
+    fn is_own_host(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let loopback = name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        loopback || name.eq_ignore_ascii_case("localhost") || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
+    }
+
+    fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
+        let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
+        let name = of.tenant.as_deref().unwrap_or(TenantId::DEFAULT);
+        let only =
+            || (of.tenant.is_none() && self.tenants.len() == 1).then(|| self.tenants.first_key_value()).flatten();
+        let found = TenantId::parse(name).ok().and_then(|id| self.tenants.get_key_value(&id)).or_else(only);
+        let (tenant, enforcer) = found.ok_or(NO_TENANT)?;
+        Ok((tenant.clone(), enforcer, user))
+    }
+}
+
+/// Which tenant a user belongs to; without it the default one, or the only one.
+#[derive(Deserialize)]
+struct OfTenant {
+    tenant: Option<String>,
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem> {
+    let lanes = admin.queue.stats().await.map_err(|error| queue_problem(&error))?;
+    let tenants: Vec<_> = admin
+        .tenants
+        .iter()
+        .map(|(id, enforcer)| json!({ "tenant": id.as_str(), "state": enforcer.state().as_str() }))
+        .collect();
+    let lanes: Vec<_> = lanes
+        .iter()
+        .map(|lane| {
+            json!({
+                "tenant": lane.tenant.as_str(),
+                "lane": lane.lane.as_str(),
+                "ready": lane.ready,
+                "unsettled": lane.unsettled,
+                "delayed": lane.delayed,
+                "dead": lane.dead,
+                "oldest_accepted_at": lane.oldest_accepted_at.map(|at| at.to_string()),
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "tenants": tenants, "queue": lanes })))
+}
+
+async fn sessions(
+    State(admin): State<Arc<Admin>>,
+    Path(uid): Path<String>,
+    Query(of): Query<OfTenant>,
+) -> Result<Json<Value>, Problem> {
+    let (tenant, enforcer, user) = admin.subject(&uid, &of)?;
+    let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: true };
+    let evaluation = enforcer.evaluate(&look).await.map_err(|error| step_problem(error))?;
+    Ok(Json(shown(&tenant, &user, &evaluation)))
+}
+
+#[derive(Deserialize)]
+struct EnforceQuery {
+    tenant: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+    /// Put a message into the queue instead of looking at once.
+    #[serde(default)]
+    queued: bool,
+}
+
+async fn enforce(
+    State(admin): State<Arc<Admin>>,
+    Path(uid): Path<String>,
+    Query(query): Query<EnforceQuery>,
+) -> Result<Response, Problem> {
+    let (tenant, enforcer, user) = admin.subject(&uid, &OfTenant { tenant: query.tenant })?;
+    if query.queued {
+        let id = EventId::of_body(uuid::Uuid::new_v4().as_bytes());
+        let event = LoginEvent {
+            tenant,
+            user,
+            id: id.clone(),
+            at: None,
+            login_at: None,
+            reason: Reason::Enforce,
+            accepted_at: None,
+        };
+        admin.queue.publish(&[event]).await.map_err(|error| queue_problem(&error))?;
+        return Ok((StatusCode::ACCEPTED, Json(json!({ "id": id.as_str() }))).into_response());
+    }
+    let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: query.dry_run };
+    let evaluation = enforcer.evaluate(&look).await.map_err(|error| step_problem(error))?;
+    let mut answer = shown(&tenant, &user, &evaluation);
+    if let Some(answer) = answer.as_object_mut() {
+        answer.insert("dry_run".to_owned(), json!(query.dry_run));
+        answer.insert("outcomes".to_owned(), json!(evaluation.outcomes));
+        answer.insert("decision".to_owned(), json!(evaluation.decision));
+    }
+    Ok(Json(answer).into_response())
+}
+
+async fn end_session(
+    State(admin): State<Arc<Admin>>,
+    Path((uid, session)): Path<(String, String)>,
+    Query(of): Query<OfTenant>,
+) -> Result<Json<Value>, Problem> {
+    let (_, enforcer, user) = admin.subject(&uid, &of)?;
+    let session = SessionId::parse(&session).map_err(|_grammar| BAD_SESSION)?;
+    let ended = enforcer.end(&user, session).await.map_err(|error| step_problem(error))?.ok_or(NO_SESSION)?;
+    Ok(Json(json!({ "uid": user.as_str(), "session": session.to_string(), "ended": ended })))
+}
+
+#[derive(Deserialize)]
+struct DecisionsQuery {
+    tenant: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn decisions(
+    State(admin): State<Arc<Admin>>,
+    Path(uid): Path<String>,
+    Query(query): Query<DecisionsQuery>,
+) -> Result<Json<Value>, Problem> {
+    let (tenant, _, user) = admin.subject(&uid, &OfTenant { tenant: query.tenant })?;
+    let limit = query.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
+    let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(|error| {
+        tracing::error!("the ledger cannot be read: {:#}", anyhow::Error::new(error));
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be read now")
+    })?;
+    Ok(Json(json!({ "uid": user.as_str(), "decisions": recent })))
+}
+
+/// Which dead letters: `all`, or `why`, or `ids`; nothing chosen chooses nothing.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Choice {
+    #[serde(default)]
+    all: bool,
+    why: Option<String>,
+    ids: Option<Vec<u64>>,
+}
+
+impl Choice {
+    fn selection(self) -> Result<Selection, Problem> {
+        match (self.all, self.why, self.ids) {
+            (true, None, None) => Ok(Selection::All),
+            (false, Some(why), None) => Ok(Selection::Why(why)),
+            (false, None, Some(ids)) => Ok(Selection::Ids(ids)),
+            _ => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "selection",
+                "choose dead letters by exactly one of all, why and ids",
+            )),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct DeadQuery {
+    why: Option<String>,
+    id: Option<u64>,
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+}
+
+async fn list_dead(State(admin): State<Arc<Admin>>, Query(query): Query<DeadQuery>) -> Result<Json<Value>, Problem> {
+    let selection = match (query.id, query.why) {
+        (Some(id), _) => Selection::Ids(vec![id]),
+        (None, Some(why)) => Selection::Why(why),
+        (None, None) => Selection::All,
+    };
+    let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let dead = admin.dead_letters.list(&selection, query.after, limit).await.map_err(|error| queue_problem(&error))?;
+    let next = dead.last().filter(|_| dead.len() == limit).map(|last| last.id);
+    Ok(Json(json!({ "dead_letters": dead.iter().map(dead_letter).collect::<Vec<_>>(), "next_after": next })))
+}
+
+async fn redrive(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
+    let selection = choice.selection()?;
+    let redriven = admin.dead_letters.redrive(&selection).await.map_err(|error| queue_problem(&error))?;
+    Ok(Json(json!({ "redriven": redriven })))
+}
+
+async fn drop_dead(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
+    let selection = choice.selection()?;
+    let dropped = admin.dead_letters.discard(&selection).await.map_err(|error| queue_problem(&error))?;
+    Ok(Json(json!({ "dropped": dropped })))
+}
+
+fn dead_letter(dead: &DeadLetter) -> Value {
+    json!({
+        "id": dead.id,
+        "tenant": dead.tenant.as_str(),
+        "lane": dead.lane.as_str(),
+        "why": dead.why,
+        "attempt": dead.attempt,
+        "died_at": dead.died_at.to_string(),
+        "uid": dead.event.as_ref().map(|event| event.user.as_str()),
+        "event_id": dead.event.as_ref().map(|event| event.id.as_str()),
+        "login_at": dead.event.as_ref().and_then(|event| event.login_at).map(|at| at.to_string()),
+        "body_bytes": dead.body_bytes,
+        "body_sha256": hex::encode(dead.body_sha256),
+    })
+}
+
+/// A user's sessions with their verdicts, newest first, and both counts. Never a token.
+fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
+    let verdict_of = |session: &Session| -> Option<&Verdict> {
+        evaluation.decision.as_ref()?.verdicts.iter().find(|verdict| verdict.digest == session.digest)
+    };
+    let mut newest_first: Vec<&Session> = evaluation.view.sessions.iter().collect();
+    newest_first.sort_by_key(|session| std::cmp::Reverse((session.login_at, session.digest)));
+    newest_first.dedup_by_key(|session| session.digest);
+    let sessions: Vec<Value> = newest_first
+        .iter()
+        .map(|session| {
+            let (verdict, device) = (verdict_of(session), &session.device);
+            json!({
+                "session": session.id().to_string(),
+                "login_at": session.login_at.map(|at| at.to_string()),
+                "device_type": device.device_type,
+                "device": device.device,
+                "os": device.os,
+                "browser": device.browser,
+                "city": device.city,
+                "country": device.country,
+                "ip": device.ip,
+                "action": verdict.map(|verdict| verdict.action.as_str()),
+                "reason": verdict.and_then(|verdict| verdict.reason).map(|reason| reason.as_str()),
+            })
+        })
+        .collect();
+    json!({
+        "tenant": tenant.as_str(),
+        "uid": user.as_str(),
+        "complete": evaluation.view.complete,
+        "session_count": sessions.len(),
+        "device_count": evaluation.devices,
+        "sessions": sessions,
+    })
+}
+
+fn queue_problem(error: &QueueError) -> Problem {
+    tracing::error!("the queue cannot be asked: {error}");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "queue", "the queue cannot be asked now")
+}
+
+/// The answer says whose turn it is; the log has the cause.
+fn step_problem(error: StepError) -> Problem {
+    let problem = match &error {
+        StepError::Provider(ProviderError::Unauthorized(_)) => Problem::new(
+            StatusCode::BAD_GATEWAY,
+            "provider_unauthorized",
+            "LoginRadius refuses our credentials: check api_key, api_secret and the allowed addresses",
+        ),
+        StepError::Provider(ProviderError::UserUnknown(_)) => {
+            Problem::new(StatusCode::NOT_FOUND, "no_user", "LoginRadius does not know this user")
+        }
+        StepError::Provider(ProviderError::Refused(_)) => {
+            Problem::new(StatusCode::BAD_GATEWAY, "provider_refused", "LoginRadius refused the request")
+        }
+        StepError::Provider(_) | StepError::Deadline => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable", "LoginRadius does not answer now")
+        }
+        StepError::Directives(_) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "directives", "there are no current directives")
+        }
+        StepError::Ledger(_) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be written now")
+        }
+    };
+    tracing::warn!("an operator's request failed: {:#}", anyhow::Error::new(error));
+    problem
+}

@@ -1,0 +1,90 @@
+//! `/livez`, `/readyz`, `/metrics`: no key, no secret in any of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::{StatusCode, header};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::clock::Clock;
+use crate::model::TenantId;
+use crate::queue::Queue;
+use crate::telemetry::Metrics;
+use crate::worker::{TenantEnforcer, TenantState};
+
+/// How long the queue may take to prove that it can write.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long such a proof holds, so that many probes cost one write.
+const CHECK_HOLDS: Duration = Duration::from_secs(1);
+
+pub struct Probes {
+    pub queue: Arc<dyn Queue>,
+    pub tenants: Vec<(TenantId, Arc<TenantEnforcer>)>,
+    pub metrics: Metrics,
+    pub clock: Clock,
+}
+
+struct Shared {
+    probes: Probes,
+    checked: Mutex<Option<(Instant, bool)>>,
+}
+
+/// The probes; with `metrics`, `/metrics` too.
+pub fn router(probes: Probes, metrics: bool) -> Router {
+    let router = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
+    let router = if metrics { router.route("/metrics", get(render)) } else { router };
+    router.with_state(Arc::new(Shared { probes, checked: Mutex::new(None) }))
+}
+
+/// The process answers: that is all it says.
+async fn livez() -> &'static str {
+    "live\n"
+}
+
+/// Ready is who can accept an event durably. A provider in trouble makes it degraded, not unready: accepting goes on.
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let journal_writable = shared.journal_writable().await;
+    let paused: Vec<_> = shared
+        .probes
+        .tenants
+        .iter()
+        .map(|(tenant, enforcer)| (tenant, enforcer.state()))
+        .filter(|(_, state)| *state != TenantState::Running)
+        .map(|(tenant, state)| json!({ "tenant": tenant.as_str(), "cause": state.as_str() }))
+        .collect();
+    let (status, word) = match (journal_writable, paused.is_empty()) {
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
+        (true, false) => (StatusCode::OK, "degraded"),
+        (true, true) => (StatusCode::OK, "ready"),
+    };
+    (status, Json(json!({ "status": word, "journal_writable": journal_writable, "paused": paused }))).into_response()
+}
+
+async fn render(State(shared): State<Arc<Shared>>) -> Response {
+    let probes = &shared.probes;
+    if let Ok(Ok(stats)) = timeout(CHECK_TIMEOUT, probes.queue.stats()).await {
+        probes.metrics.show_queue(&stats, probes.clock.now_ms());
+    }
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], probes.metrics.render()).into_response()
+}
+
+impl Shared {
+    async fn journal_writable(&self) -> bool {
+        let mut checked = self.checked.lock().await;
+        if let Some((at, writable)) = *checked
+            && at.elapsed() < CHECK_HOLDS
+        {
+            return writable;
+        }
+        let writable = matches!(timeout(CHECK_TIMEOUT, self.probes.queue.check()).await, Ok(Ok(())));
+        *checked = Some((Instant::now(), writable));
+        writable
+    }
+}

@@ -1,0 +1,256 @@
+//! The composition root: builds the parts from the configuration, runs them together, stops them together.
+
+mod admin_key;
+mod parts;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum_server::Handle;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+
+pub use self::admin_key::read as read_admin_key;
+use self::parts::Parts;
+use crate::api::admin::{self, Admin};
+use crate::api::probes::{self, Probes};
+use crate::clock::Clock;
+use crate::config::{Config, CredentialsIn, LoginRadiusSection};
+use crate::directives::ConfiguredDirectives;
+use crate::http::{self, ServerConfig};
+use crate::ledger::{Ledger, SqliteLedger};
+use crate::model::TenantId;
+use crate::provider::SessionProvider;
+use crate::provider::loginradius::{self, ApiUrl, LoginRadius, LoginRadiusConfig};
+use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, QueueThread};
+use crate::queue::{DeadLetters, Queue};
+use crate::telemetry::Metrics;
+use crate::webhook::{self, WebhookLimits, WebhookTenant};
+use crate::worker::{TenantEnforcer, TenantWorker, WorkerParts};
+
+/// How long open requests may take to end when the listeners stop.
+const LISTENER_DRAIN: Duration = Duration::from_secs(5);
+/// The deadline for headers on the private listener.
+const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Everything that touches data, without listeners: what commands use when no instance runs.
+pub struct Core {
+    pub queue: EmbeddedQueue,
+    queue_thread: QueueThread,
+    pub ledger: Arc<dyn Ledger>,
+    pub directives: Arc<ConfiguredDirectives>,
+    pub metrics: Metrics,
+    pub clock: Clock,
+    workers: BTreeMap<TenantId, TenantWorker>,
+}
+
+impl Core {
+    /// Opens queue and ledger in the data folder, which is made if it is missing.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
+        let data_dir = &config.data_dir;
+        std::fs::create_dir_all(data_dir)
+            .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
+        let clock = Clock::start();
+        let embedded = EmbeddedConfig {
+            data_dir: data_dir.clone(),
+            messages_max: config.queue.messages_max,
+            batch_max: config.queue.batch_max,
+            dedupe_ids_max: config.webhook.dedupe_ids_max,
+            dedupe_window: config.webhook.dedupe_window,
+        };
+        let (queue, queue_thread) = EmbeddedQueue::open(&embedded, clock)?;
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(data_dir, config.ledger.decisions_max, clock)?);
+        let directives = Arc::new(ConfiguredDirectives::new(config.policies()?));
+        let metrics = Metrics::new();
+        let mut workers = BTreeMap::new();
+        for (id, tenant) in &config.tenants {
+            let worker = TenantWorker::new(WorkerParts {
+                tenant: id.clone(),
+                provider: provider(&tenant.loginradius)
+                    .with_context(|| format!("cannot set up the LoginRadius client of tenant `{id}`"))?,
+                rate: tenant.loginradius.requests_per_second,
+                queue: Arc::new(queue.clone()),
+                directives: directives.clone(),
+                ledger: ledger.clone(),
+                config: config.worker.clone(),
+                clock,
+                metrics: metrics.clone(),
+            });
+            workers.insert(id.clone(), worker);
+        }
+        Ok(Self { queue, queue_thread, ledger, directives, metrics, clock, workers })
+    }
+
+    pub fn enforcers(&self) -> BTreeMap<TenantId, Arc<TenantEnforcer>> {
+        self.workers.iter().map(|(id, worker)| (id.clone(), worker.enforcer())).collect()
+    }
+
+    /// The admin API's routes, behind `key`.
+    pub fn admin_router(&self, key: SecretString, hosts: Vec<String>) -> Router {
+        let queue = Arc::new(self.queue.clone());
+        admin::router(Admin {
+            tenants: self.enforcers(),
+            queue: queue.clone() as Arc<dyn Queue>,
+            dead_letters: queue as Arc<dyn DeadLetters>,
+            ledger: Arc::clone(&self.ledger),
+            key,
+            hosts,
+        })
+    }
+
+    /// Ends the queue's thread, after what was sent to it before.
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.queue.stop();
+        self.queue_thread.ended().await
+    }
+}
+
+/// The client of one tenant's LoginRadius API.
+pub fn loginradius(section: &LoginRadiusSection) -> anyhow::Result<LoginRadius> {
+    let mut config =
+        LoginRadiusConfig::new(ApiUrl::parse(&section.api_url)?, section.api_key.clone(), section.api_secret.clone());
+    config.timeout = section.timeout;
+    config.connect_timeout = section.connect_timeout;
+    config.credentials_in = match section.credentials_in {
+        CredentialsIn::Headers => loginradius::CredentialsIn::Headers,
+        CredentialsIn::Query => loginradius::CredentialsIn::Query,
+    };
+    LoginRadius::new(config)
+}
+
+fn provider(section: &LoginRadiusSection) -> anyhow::Result<Arc<dyn SessionProvider>> {
+    Ok(Arc::new(loginradius(section)?))
+}
+
+/// A service that is built and bound, but does not run yet.
+pub struct App {
+    core: Core,
+    public: Listener,
+    private: Listener,
+    admin_key: SecretString,
+}
+
+struct Listener {
+    socket: TcpListener,
+    addr: SocketAddr,
+    router: Router,
+    server: ServerConfig,
+}
+
+impl Listener {
+    fn bind(addr: SocketAddr, router: Router, server: ServerConfig) -> anyhow::Result<Self> {
+        let socket = http::bind(addr)?;
+        Ok(Self { addr: socket.local_addr()?, socket, router, server })
+    }
+}
+
+/// Builds the whole service in one process: webhook, workers and admin API over the embedded queue.
+pub async fn build(config: &Config) -> anyhow::Result<App> {
+    let tls = match (&config.webhook.tls_cert, &config.webhook.tls_key) {
+        (Some(cert), Some(key)) => Some(http::tls_from_files(cert, key).await?),
+        _ => None,
+    };
+    let core = Core::open(config)?;
+    let queue: Arc<dyn Queue> = Arc::new(core.queue.clone());
+    let probes = || Probes {
+        queue: Arc::clone(&queue),
+        tenants: core.enforcers().into_iter().collect(),
+        metrics: core.metrics.clone(),
+        clock: core.clock,
+    };
+    let tenants = config
+        .tenants
+        .iter()
+        .map(|(id, tenant)| {
+            let secrets = tenant.loginradius.webhook_secrets.iter();
+            WebhookTenant { id: id.clone(), secrets: secrets.map(|s| s.expose_secret().as_bytes().to_vec()).collect() }
+        })
+        .collect();
+    let limits = WebhookLimits {
+        body_bytes_max: config.webhook.body_bytes_max,
+        body_timeout: config.webhook.body_timeout,
+        in_flight_max: config.webhook.in_flight_max,
+    };
+    let public = webhook::router(tenants, Arc::clone(&queue), limits, core.clock, core.metrics.clone())
+        .merge(probes::router(probes(), false));
+    let public_server = ServerConfig {
+        header_timeout: config.webhook.header_timeout,
+        connections_max: config.webhook.connections_max,
+        tls,
+    };
+    let admin_key = admin_key::write(&config.data_dir)?;
+    let hosts = if config.admin.insecure { vec![config.admin.listen.ip().to_string()] } else { Vec::new() };
+    let private = core.admin_router(admin_key.clone(), hosts).merge(probes::router(probes(), true));
+    let private_server =
+        ServerConfig { header_timeout: ADMIN_HEADER_TIMEOUT, connections_max: http::ADMIN_CONNECTIONS_MAX, tls: None };
+    Ok(App {
+        public: Listener::bind(config.webhook.listen, public, public_server)?,
+        private: Listener::bind(config.admin.listen, private, private_server)?,
+        core,
+        admin_key,
+    })
+}
+
+impl App {
+    /// Where the webhook listens.
+    pub fn webhook_addr(&self) -> SocketAddr {
+        self.public.addr
+    }
+
+    /// Where the admin API listens.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.private.addr
+    }
+
+    pub fn admin_key(&self) -> &SecretString {
+        &self.admin_key
+    }
+
+    /// For replacing policies while it runs.
+    pub fn directives(&self) -> Arc<ConfiguredDirectives> {
+        Arc::clone(&self.core.directives)
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        self.core.metrics.clone()
+    }
+
+    /// Runs until `stop`: first no new requests and no new messages, then what has begun ends, then the queue closes.
+    ///
+    /// A part that ends by itself, fails or panics stops the others and fails the whole run.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Core { queue, queue_thread, workers, .. } = self.core;
+        let mut parts = Parts::new(stop.clone());
+        for (name, listener) in [("webhook listener", self.public), ("admin listener", self.private)] {
+            let handle = Handle::new();
+            let Listener { socket, router, server, .. } = listener;
+            let serving = http::serve(socket, router, server, handle.clone());
+            let stop = stop.clone();
+            parts.add(name, async move {
+                tokio::pin!(serving);
+                tokio::select! {
+                    result = &mut serving => return result,
+                    () = stop.cancelled() => handle.graceful_shutdown(Some(LISTENER_DRAIN)),
+                }
+                serving.await
+            });
+        }
+        for (tenant, worker) in workers {
+            parts.add(&format!("worker of tenant {tenant}"), worker.run(stop.clone()));
+        }
+        let mut queue_ended = Box::pin(queue_thread.ended());
+        let result = tokio::select! {
+            result = parts.run() => result,
+            result = &mut queue_ended => {
+                stop.cancel();
+                result.and_then(|()| Err(anyhow::anyhow!("the queue ended by itself")))
+            }
+        };
+        queue.stop();
+        if result.is_ok() { queue_ended.await } else { result }
+    }
+}
