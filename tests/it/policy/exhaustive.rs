@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::json;
-use soloist::model::{SessionDevice, View};
-use soloist::policy::{Buckets, Count, DeviceField, Limit, Marks, Policy, Strategy, written};
+use soloist::model::{Session, SessionDevice, View};
+use soloist::policy::{
+    Buckets, Count, DeviceField, Limit, Marks, Policy, ResolvedPolicy, Source, Strategy, Subject, decide, written,
+};
 
 use super::cases::{Case, at_most, decision, revoked, session};
 use super::reference;
@@ -18,20 +20,19 @@ fn device((device_type, os): (&str, &str)) -> SessionDevice {
     SessionDevice { device_type: Some(device_type.to_owned()), os: Some(os.to_owned()), ..SessionDevice::default() }
 }
 
-fn case(word: &[usize], policy: &Policy) -> Case {
-    let sessions = word
-        .iter()
-        .zip(0..)
-        .map(|(letter, second)| session(&format!("login {second}"), Some(second), &device(LETTERS[*letter])));
-    let view = View { sessions: sessions.collect(), complete: true };
-    Case { view, policy: policy.clone(), marks: Marks::default() }
+/// Each letter at each second, made once: most of the time goes into digests.
+fn sessions() -> Vec<Vec<Session>> {
+    let at =
+        |letter: (&str, &str), second: i64| session(&format!("{letter:?} {second}"), Some(second), &device(letter));
+    (0_i64..).take(LOGINS_MAX).map(|second| LETTERS.iter().map(|letter| at(*letter, second)).collect()).collect()
 }
 
 /// Which logins of the word end, by place.
-fn ended(word: &[usize], policy: &Policy) -> Vec<bool> {
-    let case = case(word, policy);
-    let revoked = revoked(&case.decide());
-    case.view.sessions.iter().map(|session| revoked.contains(&session.digest)).collect()
+fn ended(word: &[usize], policy: &ResolvedPolicy, sessions: &[Vec<Session>]) -> Vec<bool> {
+    let sessions: Vec<Session> = word.iter().zip(sessions).map(|(letter, at)| at[*letter].clone()).collect();
+    let view = View { sessions, complete: true };
+    let revoked = revoked(&decide(&view, policy, &Marks::default(), Subject::default()));
+    view.sessions.iter().map(|session| revoked.contains(&session.digest)).collect()
 }
 
 fn words(length: usize) -> impl Iterator<Item = Vec<usize>> {
@@ -49,11 +50,13 @@ fn words(length: usize) -> impl Iterator<Item = Vec<usize>> {
 /// Every list of up to seven logins against the same list without any one of them. Taking out one after the other
 /// reaches every subset, so this covers every pair of a list and a part of it.
 fn assert_monotone(policy: &Policy) {
+    let sessions = sessions();
+    let resolved = ResolvedPolicy::new("test", Source::Default, policy.clone());
     let mut shorter: HashMap<Vec<usize>, Vec<bool>> = HashMap::from([(Vec::new(), Vec::new())]);
     for length in 1..=LOGINS_MAX {
         let mut longer = HashMap::new();
         for word in words(length) {
-            let ends = ended(&word, policy);
+            let ends = ended(&word, &resolved, &sessions);
             for missing in 0..length {
                 let mut part = word.clone();
                 part.remove(missing);
