@@ -123,7 +123,9 @@ pub(super) fn by_formula(e: &[Row], policy: &Policy) -> Ends {
     let r2 = r2.map(|(s, others)| (s.digest, (ReasonCode::DisplacedByNewerLogin, first_of_devices(others, limit))));
     let mut ends: Ends = r1.clone().into_iter().chain(r2).collect();
     if !evict {
-        ends.values_mut().for_each(|(reason, _)| *reason = ReasonCode::RejectedOverLimit);
+        for (reason, _) in ends.values_mut() {
+            *reason = ReasonCode::RejectedOverLimit;
+        }
     }
     ends
 }
