@@ -39,10 +39,14 @@ pub(super) fn of_rows(rows: &[Row<'_>], policy: &ResolvedPolicy, subject: Subjec
     let mut text = head(policy, subject, complete, rows.len());
     let written: Vec<Written> = rows.iter().map(|row| write_row(&mut text, row, &policy.policy)).collect();
 
-    let limits = policy.policy.buckets.iter().flat_map(|buckets| &buckets.limits);
-    let numbers: HashMap<&[u8], usize> =
-        limits.clone().enumerate().map(|(n, (name, _))| (name.as_bytes(), n)).collect();
-    let mut known: HashMap<&[u8], usize> = HashMap::new();
+    let (bucket_names, bucket_limits): (Vec<&[u8]>, Vec<Limit>) = policy
+        .policy
+        .buckets
+        .iter()
+        .flat_map(|buckets| &buckets.limits)
+        .map(|(name, at)| (name.as_bytes(), *at))
+        .unzip();
+    let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(rows.len());
     let mut devices = 0;
     let mut of_rows = Vec::with_capacity(rows.len());
     for Written { device, bucket } in written {
@@ -51,10 +55,9 @@ pub(super) fn of_rows(rows: &[Row<'_>], policy: &ResolvedPolicy, subject: Subjec
             None => devices,
         };
         devices = devices.max(device + 1);
-        let bucket = bucket.and_then(|range| text.get(range)).and_then(|name| numbers.get(name)).copied();
+        let bucket = bucket.and_then(|range| bucket_names.binary_search(&text.get(range)?).ok());
         of_rows.push(Key { device, bucket });
     }
-    let bucket_limits = limits.map(|(_, limit)| *limit).collect();
     Keys { of_rows, devices, bucket_limits, id: DecisionId(Sha256::digest(&text).into()) }
 }
 
