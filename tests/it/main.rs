@@ -6,6 +6,8 @@ mod enforcement;
 #[cfg(test)]
 mod loginradius;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod queue_contract;
 #[cfg(test)]
 mod queue_embedded;
