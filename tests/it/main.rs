@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod sandbox_faults;
