@@ -376,6 +376,20 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_no_witness_against_its_own_successor() {
+        // Whichever of the two has the greater digest, over several draws of tokens.
+        for seed in 0..8 {
+            let mut ann = Ann::new(SandboxConfig { seed, ..SandboxConfig::default() });
+            let old = ann.login(1);
+            ann.list(2);
+            let new = ann.0.refresh(&old, at(3)).unwrap().access_token;
+            ann.revoke(&new, 4);
+
+            assert_eq!(ann.findings(1, 5), (1, 0, 1), "seed {seed}");
+        }
+    }
+
+    #[test]
     fn the_rule_that_keeps_the_oldest_is_judged_the_other_way_round() {
         let mut ann = Ann::new(SandboxConfig::default());
         let (_old, new) = (ann.login(1), ann.login(2));

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use soloist::sandbox::{
     DeadToken, EmptyList, ExpiredRows, Faults, LoginDate, RefreshRow, RefreshTime, RowCase, Sandbox, SandboxConfig,
     TokenForm, Traits, UnknownUser, WebhookFate,
@@ -79,9 +81,10 @@ async fn a_login_is_told_to_the_webhook_once_with_a_signature() {
     sandbox.webhooks_settled().await;
 
     let (headers, body) = received.recv().await.unwrap();
+    let mac = Hmac::<Sha256>::new_from_slice(b"sandbox-secret").unwrap().chain_update(&body).finalize();
+    assert_eq!(headers["signature"], hex::encode_upper(mac.into_bytes()));
     let body: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((&body["HookName"], &body["Data"]["Uid"]), (&json!("login"), &json!("ann")));
-    assert_eq!(headers["signature"].len(), 64);
     assert_eq!(headers["content-type"], "application/json; charset=utf-8");
     assert!(!body.to_string().contains(&made.access_token));
     assert!(received.try_recv().is_err());
