@@ -66,7 +66,7 @@ pub struct Report {
     pub misled_revocations: Vec<Wrong>,
     /// Revocations by the credentials they came with.
     pub revocations_by_credentials: BTreeMap<String, usize>,
-    /// Revoked sessions whose token can still be refreshed, because nobody prevented that.
+    /// Revocations that left the token refreshable, so that the session could come back.
     pub refreshable_after_revocation: usize,
     /// Vendor calls by operation.
     pub calls: BTreeMap<String, u64>,
@@ -140,10 +140,13 @@ impl World {
         let live = sessions.iter().filter(|session| session.is_live(now)).count();
         let (mut revoked, mut wrong, mut emptied) = (0_usize, 0_usize, false);
         for session in &sessions {
-            let Some(End { moment, how: Ending::Revoked { credentials, listed, .. } }) = session.end else { continue };
+            let Some(End { moment, how: Ending::Revoked { credentials, prevent_refresh, listed } }) = session.end
+            else {
+                continue;
+            };
             revoked = revoked.saturating_add(1);
             add(&mut report.revocations_by_credentials, credentials.name());
-            report.refreshable_after_revocation += usize::from(session.refreshable);
+            report.refreshable_after_revocation += usize::from(!prevent_refresh);
             let window = (listed, moment);
             let (verdict, witnesses) = self.judge(session, &sessions, window, report.limit, report.keep);
             let (at, listed_at) = (moment.at, listed.at);
@@ -231,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::sandbox::{
-        config::{RefreshTime, SandboxConfig},
+        config::SandboxConfig,
         world::{Lookup, later},
     };
 
@@ -349,7 +352,6 @@ mod tests {
         let config = SandboxConfig {
             expired_rows: ExpiredRows::Listed,
             token_lifetime: Duration::from_secs(100),
-            refresh_time: RefreshTime::Keep,
             ..SandboxConfig::default()
         };
         let mut ann = Ann::new(config);

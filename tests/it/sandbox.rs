@@ -212,6 +212,7 @@ async fn an_invalidated_token_can_be_refreshed_unless_that_was_prevented() {
 
         let path = format!("/api/v2/access_token/refresh?access_token={token}&secret=sandbox-secret");
         assert_eq!(get_bare(&sandbox, &path).await.0, refreshed, "{prevent}");
+        assert_eq!(sandbox.report(1).refreshable_after_revocation == 1, refreshed == 200);
     }
 }
 
@@ -352,6 +353,17 @@ async fn webhooks_can_be_lost_or_sent_twice_and_are_never_tried_again() {
     let webhooks = sandbox.report(1).webhooks;
     assert_eq!((webhooks.queued, webhooks.dropped, webhooks.pending), (2, 1, 0));
     assert_eq!(webhooks.outcomes, [("202".to_owned(), 2), ("404".to_owned(), 1)].into());
+}
+
+#[tokio::test]
+async fn two_sandboxes_of_one_seed_play_the_same_world() {
+    let play = async || {
+        let starts_at = Some("2030-01-01T00:00:00Z".parse().unwrap());
+        let sandbox = started(SandboxConfig { starts_at, seed: 7, ..SandboxConfig::default() }).await;
+        ["ann", "bob", "ann"].map(|uid| sandbox.login(uid, None).unwrap()).map(|made| (made.session, made.device))
+    };
+
+    assert_eq!(play().await, play().await);
 }
 
 #[tokio::test]
