@@ -14,4 +14,6 @@ mod queue_embedded;
 #[cfg(test)]
 mod sandbox;
 #[cfg(test)]
+mod sandbox_faults;
+#[cfg(test)]
 mod support;
