@@ -6,6 +6,8 @@ mod enforcement;
 #[cfg(test)]
 mod loginradius;
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod queue_contract;
@@ -17,3 +19,5 @@ mod sandbox;
 mod sandbox_faults;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod webhook;

@@ -11,7 +11,7 @@ use soloist::config::{Config, ConfigSources};
 use soloist::sandbox::{Sandbox, SandboxConfig};
 use soloist::telemetry::Metrics;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::soon;
@@ -28,7 +28,7 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) client: reqwest::Client,
     stop: CancellationToken,
-    running: JoinHandle<anyhow::Result<()>>,
+    running: JoinSet<anyhow::Result<()>>,
 }
 
 /// The configuration of a service that works against `api_url`, with options on top.
@@ -67,7 +67,8 @@ impl Service {
         let metrics = app.metrics();
         sandbox.set_webhook_url(Some(&webhook_url)).unwrap();
         let stop = CancellationToken::new();
-        let running = tokio::spawn(app.run(stop.clone()));
+        let mut running = JoinSet::new();
+        running.spawn(app.run(stop.clone()));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { sandbox, data_dir, webhook_url, admin_url, admin_key, metrics, client, stop, running }
     }
@@ -96,20 +97,28 @@ impl Service {
     }
 
     /// Waits until `holds`, asking again and again.
-    pub(crate) async fn until(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
-        soon(what, async {
+    pub(crate) async fn until(&self, what: &str, holds: impl AsyncFnMut(&Self) -> bool) {
+        self.until_within(super::PATIENCE, what, holds).await;
+    }
+
+    async fn until_within(&self, patience: Duration, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
+        let asked = tokio::time::timeout(patience, async {
             let mut pause = tokio::time::interval(Duration::from_millis(5));
             while !holds(self).await {
                 pause.tick().await;
             }
-        })
-        .await;
+        });
+        asked.await.unwrap_or_else(|_| panic!("waited {patience:?} for {what}"));
     }
 
     /// Waits until every webhook that was sent is answered and every message is settled.
     pub(crate) async fn settled(&self) {
+        self.settled_within(super::PATIENCE).await;
+    }
+
+    pub(crate) async fn settled_within(&self, patience: Duration) {
         soon("the webhooks", self.sandbox.webhooks_settled()).await;
-        self.until("every message to be settled", async |service| {
+        self.until_within(patience, "every message to be settled", async |service| {
             service.queued().await == (0, 0, 0) && service.in_hand().await == 0
         })
         .await;
@@ -121,9 +130,9 @@ impl Service {
         status["queue"].as_array().unwrap().iter().map(|lane| lane["unsettled"].as_u64().unwrap()).sum()
     }
 
-    pub(crate) async fn stop(self) -> (Sandbox, TempDir) {
+    pub(crate) async fn stop(mut self) -> (Sandbox, TempDir) {
         self.stop.cancel();
-        soon("the service to stop", self.running).await.unwrap().unwrap();
+        soon("the service to stop", self.running.join_next()).await.unwrap().unwrap().unwrap();
         (self.sandbox, self.data_dir)
     }
 }
