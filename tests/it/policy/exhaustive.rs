@@ -139,3 +139,17 @@ fn a_bucket_that_is_no_device_field_is_a_configuration_error_where_devices_count
     assert!(written("device", &["os", "browser", "device_type"]).is_ok());
     assert!(written("session", &["os", "browser"]).is_ok());
 }
+
+/// A phone at 0 and 5, a desktop at 10, and sessions live for 7: the phone's second login ends by its first, and stands
+/// against the desktop all the same. If it did not, listing the first login would save the desktop.
+#[test]
+fn a_login_that_is_rejected_still_stands_against_a_newer_one() {
+    let logins = [(0, LETTERS[0]), (5, LETTERS[0]), (10, LETTERS[2])];
+    let sessions = logins.map(|(second, letter)| session(&format!("{second}"), Some(second), &device(letter)));
+    let lifetime = std::time::Duration::from_secs(7);
+    let policy = Policy { session_lifetime: lifetime, ..policy(Strategy::RejectNewest, 1, 1, None) };
+    let all = Case { view: View { sessions: sessions.into(), complete: true }, policy, marks: Marks::default() };
+    let part = all.only(|session| session.login_at > Some(super::cases::at(0)));
+    let desktop = all.view.sessions[2].digest;
+    assert!(revoked(&part.decide()).contains(&desktop) && revoked(&all.decide()).contains(&desktop));
+}

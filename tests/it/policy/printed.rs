@@ -76,7 +76,8 @@ fn the_id_covers_the_subject_the_policy_the_view_and_the_marks() {
         id(&view, &policy, &marks, Subject { tenant: Some(&tenant), user: Some(&user) }),
         id(&view, &Policy { mode: Mode::Observe, ..policy.clone() }, &marks, nobody),
         id(&View { complete: true, ..view.clone() }, &policy, &marks, nobody),
-        id(&view, &policy, &Marks::default(), nobody),
+        id(&view, &policy, &Marks { ignored: marks.ignored.clone(), ..Marks::default() }, nobody),
+        id(&view, &policy, &Marks { pinned: marks.pinned.clone(), ..Marks::default() }, nobody),
         id(&view, &other_device, &marks, nobody),
         id(&moved, &other_device, &marks, nobody),
     ];
