@@ -6,5 +6,6 @@
 mod cases;
 mod exhaustive;
 mod fixtures;
+mod printed;
 mod properties;
 mod reference;
