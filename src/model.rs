@@ -1,9 +1,12 @@
 //! The nouns: login events, users, tenants, sessions and the secrets they carry. No I/O, no clock.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use sha2::{Digest as _, Sha256};
 
 /// A word that became an identifier because it follows its type's grammar.
@@ -288,20 +291,29 @@ pub struct View {
     pub complete: bool,
 }
 
-/// Reads a time as LoginRadius writes it: RFC 3339 with 0 to 9 fractional digits, a missing zone meaning UTC.
+/// Reads a time as LoginRadius writes it: RFC 3339 with any number of fractional digits, UTC where no zone is given.
 ///
-/// `None` for what cannot be read and for year 1, which is .NET's way of saying "never".
+/// `None` for what cannot be read, for a date without a time (taken for midnight it would make a session look older
+/// than it is) and for year 1, which is .NET's way of saying "never".
 pub fn read_time(raw: &str) -> Option<Timestamp> {
-    let raw = raw.trim();
-    let time = raw.parse::<Timestamp>().ok().or_else(|| {
-        let civil = raw.parse::<jiff::civil::DateTime>().ok()?;
-        civil.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
-    })?;
-    (time >= NEVER_ENDS).then_some(time)
+    /// 0002-01-01T00:00:00Z.
+    const YEAR_TWO: Timestamp = Timestamp::constant(-62_104_060_800, 0);
+    let raw = at_most_nine_fractional_digits(raw.trim());
+    if !raw.contains(':') {
+        return None;
+    }
+    let utc = || Some(raw.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    raw.parse().ok().or_else(utc).filter(|time| *time >= YEAR_TWO)
 }
 
-/// The first instant of year 2: everything before it is "never".
-const NEVER_ENDS: Timestamp = Timestamp::constant(-62_104_060_800, 0);
+fn at_most_nine_fractional_digits(raw: &str) -> Cow<'_, str> {
+    let Some((whole, rest)) = raw.split_once('.') else { return raw.into() };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    match (rest.split_at_checked(digits.min(9)), rest.split_at_checked(digits)) {
+        (Some((kept, _)), Some((_, zone))) if digits > 9 => format!("{whole}.{kept}{zone}").into(),
+        _ => raw.into(),
+    }
+}
 
 /// What a rule or an exemption may look at besides the uid. Fetched only where one needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -334,18 +346,32 @@ mod tests {
         assert_eq!(SessionId::parse(&id.to_string()), Ok(id));
     }
 
+    fn at(raw: &str) -> Option<Timestamp> {
+        raw.parse().ok()
+    }
+
     #[test]
-    fn times_are_read_as_the_provider_writes_them() {
-        let reads = |raw: &str| read_time(raw).map(|time| time.to_string());
-        for same in ["2023-09-15T04:09:41.72Z", "2023-09-15T04:09:41.720", "2023-09-15T04:09:41.7200000Z"] {
-            assert_eq!(reads(same).as_deref(), Some("2023-09-15T04:09:41.72Z"), "{same}");
+    fn every_time_format_on_record_is_read_as_an_instant() {
+        assert_eq!(read_time("2023-06-01T12:34:56Z"), at("2023-06-01T12:34:56Z"));
+        assert_eq!(read_time("2023-09-15T04:09:43.72Z"), at("2023-09-15T04:09:43.720Z"));
+        assert_eq!(read_time("2017-08-17T10:52:36.1644137Z"), at("2017-08-17T10:52:36.164413700Z"));
+        assert_eq!(read_time("2023-06-01T12:34:56"), at("2023-06-01T12:34:56Z"));
+        assert_eq!(read_time("2023-06-01T12:34:56.5"), at("2023-06-01T12:34:56.5Z"));
+        assert_eq!(read_time("2023-06-01T12:34:56+02:00"), at("2023-06-01T10:34:56Z"));
+        assert_eq!(read_time("2023-06-01T12:34:56.1234567899999Z"), at("2023-06-01T12:34:56.123456789Z"));
+        assert_eq!(read_time("2023-06-01T12:34:56.1234567899999+01:00"), at("2023-06-01T11:34:56.123456789Z"));
+    }
+
+    #[test]
+    fn a_time_that_says_never_or_nothing_is_unknown() {
+        for raw in
+            ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00", "0001-12-31T23:59:59.9Z", "0001-01-01T00:00:00+05:00"]
+        {
+            assert_eq!(read_time(raw), None, "{raw}");
         }
-        assert_eq!(reads("2017-08-17T10:52:36.1644137Z").as_deref(), Some("2017-08-17T10:52:36.1644137Z"));
-        assert_eq!(reads("2023-06-01T12:34:56+02:00").as_deref(), Some("2023-06-01T10:34:56Z"));
-        for never in ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00", "0001-12-31T23:59:59Z", "", "soon", "1686000000"] {
-            assert_eq!(reads(never), None, "{never}");
+        for raw in ["", "unknown", "2023-06-01", "9/15/2023 4:09:41 AM", "1694750981", "2023-06-01T12:34:56.Z", ":"] {
+            assert_eq!(read_time(raw), None, "{raw}");
         }
-        assert_eq!(reads("0002-01-01T00:00:00Z").as_deref(), Some("0002-01-01T00:00:00Z"));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, TelemetryConfig};
 use crate::model::{Lane, TenantId};
-use crate::queue::LaneStats;
 
 /// Label pairs in a fixed order: names are literals, values come from enums or the configuration.
 pub type Labels = Vec<(&'static str, String)>;
@@ -44,8 +43,8 @@ pub struct Metrics {
     pub events_duplicate: Family<Labels, Counter>,
     pub events_ignored: Family<Labels, Counter>,
     pub events_refused: Family<Labels, Counter>,
-    queue_messages: Family<Labels, Gauge>,
-    queue_oldest_age: Family<Labels, Gauge>,
+    pub queue_messages: Family<Labels, Gauge>,
+    pub queue_oldest_age: Family<Labels, Gauge>,
     pub login_to_settled: Family<Labels, Histogram>,
     pub deliveries_settled: Family<Labels, Counter>,
     pub provider_calls: Family<Labels, Counter>,
@@ -108,37 +107,13 @@ impl Metrics {
         metrics
     }
 
-    /// Takes over what waits in the queue now; `now_ms` in milliseconds since 1970.
-    pub fn show_queue(&self, stats: &[LaneStats], now_ms: i64) {
-        for lane in stats {
-            let set = |state: &str, count: Option<u64>| {
-                let of = labels([("tenant", lane.tenant.as_str()), ("lane", lane.lane.as_str()), ("state", state)]);
-                let count = i64::try_from(count.unwrap_or(0)).unwrap_or(i64::MAX);
-                self.queue_messages.get_or_create(&of).set(count);
-            };
-            set("ready", Some(lane.ready));
-            set("unsettled", lane.unsettled);
-            set("delayed", lane.delayed);
-            set("dead", lane.dead);
-            let age_ms = lane.oldest_accepted_at.map_or(0, |at| (now_ms - at.as_millisecond()).max(0));
-            let of = labels([("tenant", lane.tenant.as_str()), ("lane", lane.lane.as_str())]);
-            self.queue_oldest_age.get_or_create(&of).set(age_ms / 1_000);
-        }
-    }
-
     /// Makes a tenant's series appear with zeros, so that a rate over them is right from the first event on.
     pub fn announce(&self, tenant: &TenantId) {
         for lane in Lane::ALL {
-            let empty = LaneStats {
-                tenant: tenant.clone(),
-                lane,
-                ready: 0,
-                unsettled: Some(0),
-                delayed: Some(0),
-                dead: Some(0),
-                oldest_accepted_at: None,
-            };
-            self.show_queue(&[empty], 0);
+            for state in ["ready", "unsettled", "delayed", "dead"] {
+                let of = labels([("tenant", tenant.as_str()), ("lane", lane.as_str()), ("state", state)]);
+                self.queue_messages.get_or_create(&of).set(0);
+            }
         }
         for cause in ["outage", "unauthorized"] {
             self.tenant_paused.get_or_create(&labels([("tenant", tenant.as_str()), ("cause", cause)])).set(0);

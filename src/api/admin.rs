@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq as _;
 use crate::http::Problem;
 use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
-use crate::policy::Verdict;
+use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
 use crate::queue::{DeadLetter, DeadLetters, Queue, QueueError, Selection};
 use crate::worker::{Enforcer as _, Evaluation, Look, StepError, TenantEnforcer};
@@ -154,7 +154,7 @@ async fn sessions(
 ) -> Result<Json<Value>, Problem> {
     let (tenant, enforcer, user) = admin.subject(&uid, &of)?;
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: true };
-    let evaluation = enforcer.evaluate(&look).await.map_err(|error| step_problem(error))?;
+    let evaluation = enforcer.evaluate(&look).await.map_err(step_problem)?;
     Ok(Json(shown(&tenant, &user, &evaluation)))
 }
 
@@ -189,7 +189,7 @@ async fn enforce(
         return Ok((StatusCode::ACCEPTED, Json(json!({ "id": id.as_str() }))).into_response());
     }
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: query.dry_run };
-    let evaluation = enforcer.evaluate(&look).await.map_err(|error| step_problem(error))?;
+    let evaluation = enforcer.evaluate(&look).await.map_err(step_problem)?;
     let mut answer = shown(&tenant, &user, &evaluation);
     if let Some(answer) = answer.as_object_mut() {
         answer.insert("dry_run".to_owned(), json!(query.dry_run));
@@ -206,7 +206,7 @@ async fn end_session(
 ) -> Result<Json<Value>, Problem> {
     let (_, enforcer, user) = admin.subject(&uid, &of)?;
     let session = SessionId::parse(&session).map_err(|_grammar| BAD_SESSION)?;
-    let ended = enforcer.end(&user, session).await.map_err(|error| step_problem(error))?.ok_or(NO_SESSION)?;
+    let ended = enforcer.end(&user, session).await.map_err(step_problem)?.ok_or(NO_SESSION)?;
     Ok(Json(json!({ "uid": user.as_str(), "session": session.to_string(), "ended": ended })))
 }
 
@@ -327,7 +327,7 @@ fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
                 "country": device.country,
                 "ip": device.ip,
                 "action": verdict.map(|verdict| verdict.action.as_str()),
-                "reason": verdict.and_then(|verdict| verdict.reason).map(|reason| reason.as_str()),
+                "reason": verdict.and_then(|verdict| verdict.reason).map(ReasonCode::as_str),
             })
         })
         .collect();

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::model::TenantId;
-use crate::queue::Queue;
-use crate::telemetry::Metrics;
+use crate::queue::{LaneStats, Queue};
+use crate::telemetry::{Metrics, labels};
 use crate::worker::{TenantEnforcer, TenantState};
 
 /// How long the queue may take to prove that it can write.
@@ -69,10 +69,31 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 async fn render(State(shared): State<Arc<Shared>>) -> Response {
     let probes = &shared.probes;
     if let Ok(Ok(stats)) = timeout(CHECK_TIMEOUT, probes.queue.stats()).await {
-        probes.metrics.show_queue(&stats, probes.clock.now_ms());
+        show_queue(&probes.metrics, &stats, probes.clock.now_ms());
     }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], probes.metrics.render()).into_response()
+}
+
+/// Takes over into the metrics what waits in the queue now; `now_ms` in milliseconds since 1970.
+fn show_queue(metrics: &Metrics, stats: &[LaneStats], now_ms: i64) {
+    for lane in stats {
+        let (tenant, name) = (lane.tenant.as_str(), lane.lane.as_str());
+        let states = [
+            ("ready", Some(lane.ready)),
+            ("unsettled", lane.unsettled),
+            ("delayed", lane.delayed),
+            ("dead", lane.dead),
+        ];
+        for (state, count) in states {
+            let of = labels([("tenant", tenant), ("lane", name), ("state", state)]);
+            let count = i64::try_from(count.unwrap_or(0)).unwrap_or(i64::MAX);
+            metrics.queue_messages.get_or_create(&of).set(count);
+        }
+        let age_ms = lane.oldest_accepted_at.map_or(0, |at| (now_ms - at.as_millisecond()).max(0));
+        let of = labels([("tenant", tenant), ("lane", name)]);
+        metrics.queue_oldest_age.get_or_create(&of).set(age_ms / 1_000);
+    }
 }
 
 impl Shared {

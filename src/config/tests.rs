@@ -114,8 +114,8 @@ fn an_unknown_name_brings_the_nearest_known_one() {
 fn nothing_that_is_written_is_passed_over() {
     let quoted = mistakes("\"webhook.listen\" = \"x\"", &[KEY, SECRET]);
     assert_eq!(quoted, ["webhook.listen (from file): is not an option; did you mean webhook.listen?"]);
-    let config = load("[policy]\nlimit = 2\ncanary_percent = inf", &[KEY, SECRET]).unwrap();
-    assert_eq!(config.policy, serde_json::json!({ "limit": 2, "canary_percent": "inf" }));
+    let infinite = mistakes("[policy]\nlimit = 2\ncanary_percent = inf", &[KEY, SECRET]);
+    assert!(infinite.len() == 1 && infinite[0].starts_with("policy.canary_percent"), "{infinite:?}");
 }
 
 #[test]
@@ -252,4 +252,20 @@ fn the_example_and_two_secrets_are_a_configuration() {
     let config = load(&example_in_full(), &[]).unwrap();
     assert_eq!(config.tenants.len(), 2);
     assert_eq!(config.policy["exemptions"][0]["email_domain"], "example.com");
+}
+
+#[test]
+fn a_policy_that_locks_people_out_is_not_enforced_without_a_budget() {
+    let rejecting = mistakes("[policy]\nstrategy = \"reject_newest\"", &[KEY, SECRET]);
+    assert!(rejecting.len() == 1 && rejecting[0].starts_with("policy.strategy"), "{rejecting:?}");
+    assert!(load("[policy]\nstrategy = \"reject_newest\"\nmode = \"observe\"", &[KEY, SECRET]).is_ok());
+}
+
+#[test]
+fn a_policys_options_and_defaults_are_those_that_its_own_reader_knows() {
+    let ours: Vec<_> =
+        options().iter().filter_map(|option| Some((option.path.strip_prefix("policy.")?, option.default?))).collect();
+    let bare = |text: &str| text.trim_matches('"').to_owned();
+    let theirs: Vec<_> = written::KEYS.iter().map(|(key, default)| (*key, bare(default))).collect();
+    assert_eq!(ours.iter().map(|(key, default)| (*key, bare(default))).collect::<Vec<_>>(), theirs);
 }

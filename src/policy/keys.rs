@@ -39,10 +39,14 @@ pub(super) fn of_rows(rows: &[Row<'_>], policy: &ResolvedPolicy, subject: Subjec
     let mut text = head(policy, subject, complete, rows.len());
     let written: Vec<Written> = rows.iter().map(|row| write_row(&mut text, row, &policy.policy)).collect();
 
-    let limits = policy.policy.buckets.iter().flat_map(|buckets| &buckets.limits);
-    let numbers: HashMap<&[u8], usize> =
-        limits.clone().enumerate().map(|(n, (name, _))| (name.as_bytes(), n)).collect();
-    let mut known: HashMap<&[u8], usize> = HashMap::new();
+    let (bucket_names, bucket_limits): (Vec<&[u8]>, Vec<Limit>) = policy
+        .policy
+        .buckets
+        .iter()
+        .flat_map(|buckets| &buckets.limits)
+        .map(|(name, at)| (name.as_bytes(), *at))
+        .unzip();
+    let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(rows.len());
     let mut devices = 0;
     let mut of_rows = Vec::with_capacity(rows.len());
     for Written { device, bucket } in written {
@@ -51,10 +55,9 @@ pub(super) fn of_rows(rows: &[Row<'_>], policy: &ResolvedPolicy, subject: Subjec
             None => devices,
         };
         devices = devices.max(device + 1);
-        let bucket = bucket.and_then(|range| text.get(range)).and_then(|name| numbers.get(name)).copied();
+        let bucket = bucket.and_then(|range| bucket_names.binary_search(&text.get(range)?).ok());
         of_rows.push(Key { device, bucket });
     }
-    let bucket_limits = limits.map(|(_, limit)| *limit).collect();
     Keys { of_rows, devices, bucket_limits, id: DecisionId(Sha256::digest(&text).into()) }
 }
 
@@ -79,14 +82,15 @@ fn head(policy: &ResolvedPolicy, subject: Subject<'_>, complete: bool, rows: usi
     write_bytes(&mut text, subject.user.map_or("", |user| user.as_str()).as_bytes());
     write_bytes(&mut text, policy.policy.mode.as_str().as_bytes());
     text.push(u8::from(complete));
-    text.extend_from_slice(&(rows as u64).to_be_bytes());
+    text.extend_from_slice(&length(rows));
     text
 }
 
 fn write_row(text: &mut Vec<u8>, row: &Row<'_>, policy: &Policy) -> Written {
     text.extend_from_slice(&row.digest.0);
     text.push(u8::from(row.login_at.is_some()));
-    text.extend_from_slice(&row.login_at.map_or(0, Timestamp::as_nanosecond).to_be_bytes());
+    text.extend_from_slice(&row.login_at.map_or(0, Timestamp::as_second).to_be_bytes());
+    text.extend_from_slice(&row.login_at.map_or(0, Timestamp::subsec_nanosecond).to_be_bytes());
     text.push(u8::from(row.ignored) | u8::from(row.pinned) << 1);
 
     let by = policy.buckets.as_ref().map(|buckets| buckets.by);
@@ -126,24 +130,24 @@ fn write_normalised(text: &mut Vec<u8>, field: Option<&str>) -> Option<Range<usi
     if field.is_empty() || field.eq_ignore_ascii_case("unknown") {
         return None;
     }
-    let prefix = text.len();
-    text.extend_from_slice(&[0; size_of::<u64>()]);
-    let start = text.len();
     if field.is_ascii() {
-        text.extend(field.bytes().map(|byte| byte.to_ascii_lowercase()));
-    } else {
-        text.extend_from_slice(field.to_lowercase().as_bytes());
+        let range = write_bytes(text, field.as_bytes());
+        text.get_mut(range.clone())?.make_ascii_lowercase();
+        return Some(range);
     }
-    let range = start..text.len();
-    if let Some(place) = text.get_mut(prefix..start) {
-        place.copy_from_slice(&(range.len() as u64).to_be_bytes());
-    }
-    Some(range)
+    Some(write_bytes(text, field.to_lowercase().as_bytes()))
 }
 
-fn write_bytes(text: &mut Vec<u8>, bytes: &[u8]) {
-    text.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+fn write_bytes(text: &mut Vec<u8>, bytes: &[u8]) -> Range<usize> {
+    text.extend_from_slice(&length(bytes.len()));
+    let start = text.len();
     text.extend_from_slice(bytes);
+    start..text.len()
+}
+
+/// No text that comes out of an answer of the provider is longer than this can say.
+fn length(length: usize) -> [u8; 4] {
+    u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 /// A name as buckets and device fields are compared; `None` for one that says nothing.

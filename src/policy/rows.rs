@@ -1,9 +1,9 @@
 //! One row a session, however often it was listed, in the order of the rule.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
-use std::collections::HashSet;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use jiff::Timestamp;
 
@@ -70,7 +70,8 @@ impl<'a> Row<'a> {
 /// Newest login first, equal times by greater digest; unknown times last, by digest.
 pub(super) fn in_order<'a>(view: &'a View, marks: &Marks) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = Vec::with_capacity(view.sessions.len());
-    let mut places: HashMap<TokenDigest, usize> = HashMap::with_capacity(view.sessions.len());
+    let mut places: HashMap<TokenDigest, usize, BuildHasherDefault<DigestHasher>> =
+        HashMap::with_capacity_and_hasher(view.sessions.len(), BuildHasherDefault::default());
     for session in &view.sessions {
         let row = Row::new(session, marks);
         match places.entry(row.digest) {
@@ -101,4 +102,20 @@ fn newest_first(a: &Row<'_>, b: &Row<'_>) -> Ordering {
 fn fields(device: &SessionDevice) -> [&Option<String>; 7] {
     let SessionDevice { browser, os, device, device_type, city, country, ip } = device;
     [browser, os, device, device_type, city, country, ip]
+}
+
+/// A digest is a hash already: its first bytes will do.
+#[derive(Default)]
+struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 ^= bytes.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }

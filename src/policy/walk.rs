@@ -70,7 +70,7 @@ pub(super) enum Cap {
 /// For each candidate, the cap it is over and who displaced it, in the order of the walk.
 pub(super) fn over_caps(walk: &[Candidate], caps: &Caps, devices: usize) -> Vec<Option<(Cap, Witnesses)>> {
     let mut met = Met::nothing(caps, devices);
-    let mut lists = Lists::new(walk, caps);
+    let mut lists = Lists::new(walk, caps, devices);
     let mut too_old = walk.iter().enumerate().peekable();
     let mut results = Vec::with_capacity(walk.len());
     for candidate in walk {

@@ -1,6 +1,6 @@
 //! The sessions that displaced another one. Verdicts with the same witnesses share them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::ser::{Serialize, Serializer};
@@ -60,30 +60,36 @@ impl Serialize for Witnesses {
 pub(super) struct Lists<'a> {
     walk: &'a [Candidate],
     caps: &'a Caps,
+    devices: usize,
     start: usize,
     overall: Option<DeviceList>,
     of_buckets: HashMap<usize, DeviceList>,
-    of_devices: HashMap<usize, Arc<[TokenDigest]>>,
-    by_device: Vec<(usize, usize)>,
+    /// By device, each with the start it was made for.
+    of_devices: Vec<Option<(usize, Arc<[TokenDigest]>)>>,
+    /// Device and place of each candidate, sorted.
+    by_device: Vec<(u32, u32)>,
 }
 
 /// The first session of each of the first devices of a walk, one device more than needed where there is one.
 struct DeviceList {
     needed: usize,
     digests: Arc<[TokenDigest]>,
-    place_of_device: HashMap<usize, usize>,
+    /// By device.
+    places: Vec<Option<usize>>,
     last_met: usize,
 }
 
 impl<'a> Lists<'a> {
-    pub(super) fn new(walk: &'a [Candidate], caps: &'a Caps) -> Self {
+    pub(super) fn new(walk: &'a [Candidate], caps: &'a Caps, devices: usize) -> Self {
+        let (overall, of_buckets) = (None, HashMap::new());
         Self {
             walk,
             caps,
+            devices,
             start: 0,
-            overall: None,
-            of_buckets: HashMap::new(),
-            of_devices: HashMap::new(),
+            overall,
+            of_buckets,
+            of_devices: vec![None; devices],
             by_device: Vec::new(),
         }
     }
@@ -94,13 +100,12 @@ impl<'a> Lists<'a> {
             self.start = start;
             self.overall = None;
             self.of_buckets.clear();
-            self.of_devices.clear();
         }
     }
 
     /// Other devices than this one, among all that the bucket caps leave.
     pub(super) fn overall(&mut self, device: usize) -> Witnesses {
-        let (walk, caps, start) = (self.walk, self.caps, self.start);
+        let (walk, caps, devices, start) = (self.walk, self.caps, self.devices, self.start);
         let list = self.overall.get_or_insert_with(|| {
             let mut in_bucket = vec![0; caps.buckets.len()];
             let mut fits = |candidate: &Candidate| {
@@ -111,38 +116,50 @@ impl<'a> Lists<'a> {
                     *count <= limit
                 })
             };
-            DeviceList::new(walk.iter().skip(start), caps.overall, caps.newest_first(), &mut fits)
+            DeviceList::new(walk.iter().skip(start), devices, caps.overall, caps.newest_first(), &mut fits)
         });
         list.without(device)
     }
 
     /// Other devices than this one in its bucket.
     pub(super) fn of_bucket(&mut self, bucket: usize, device: usize) -> Witnesses {
-        let (walk, caps, start) = (self.walk, self.caps, self.start);
+        let (walk, caps, devices, start) = (self.walk, self.caps, self.devices, self.start);
         let list = self.of_buckets.entry(bucket).or_insert_with(|| {
             let inside = walk.iter().skip(start).filter(|candidate| candidate.bucket == Some(bucket));
-            DeviceList::new(inside, caps.bucket_limit(bucket), caps.newest_first(), &mut |_| true)
+            DeviceList::new(inside, devices, caps.bucket_limit(bucket), caps.newest_first(), &mut |_| true)
         });
         list.without(device)
     }
 
     /// Other sessions on the same device.
     pub(super) fn of_device(&mut self, device: usize) -> Witnesses {
+        let start = self.start;
+        let made = self.of_devices.get(device).and_then(Option::as_ref).filter(|(made_for, _)| *made_for == start);
+        if let Some((_, shared)) = made {
+            return Witnesses { shared: Arc::clone(shared), left_out: None };
+        }
+        let shared = self.first_of_device(device);
+        if let Some(place) = self.of_devices.get_mut(device) {
+            *place = Some((start, Arc::clone(&shared)));
+        }
+        Witnesses { shared, left_out: None }
+    }
+
+    fn first_of_device(&mut self, device: usize) -> Arc<[TokenDigest]> {
+        let short = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         if self.by_device.is_empty() {
-            self.by_device = self.walk.iter().enumerate().map(|(place, met)| (met.device, place)).collect();
+            self.by_device = self.walk.iter().zip(0..).map(|(met, place)| (short(met.device), place)).collect();
             self.by_device.sort_unstable();
         }
-        let shared = self.of_devices.entry(device).or_insert_with(|| {
-            let first = self.by_device.partition_point(|entry| *entry < (device, self.start));
-            let places = self.by_device.iter().skip(first).take(self.caps.per_device);
-            let mut digests: Vec<TokenDigest> =
-                places.filter_map(|(_, place)| self.walk.get(*place)).map(|met| met.digest).collect();
-            if !self.caps.newest_first() {
-                digests.reverse();
-            }
-            digests.into()
-        });
-        Witnesses { shared: Arc::clone(shared), left_out: None }
+        let from = (short(device), short(self.start));
+        let first = self.by_device.partition_point(|entry| *entry < from);
+        let places = self.by_device.iter().skip(first).take(self.caps.per_device);
+        let met = places.filter_map(|(_, place)| self.walk.get(usize::try_from(*place).ok()?));
+        let mut digests: Vec<TokenDigest> = met.map(|met| met.digest).collect();
+        if !self.caps.newest_first() {
+            digests.reverse();
+        }
+        digests.into()
     }
 }
 
@@ -150,26 +167,34 @@ impl DeviceList {
     /// `fits` is asked once for each device, at its first session.
     fn new<'a>(
         walk: impl Iterator<Item = &'a Candidate>,
+        devices: usize,
         needed: usize,
         newest_first: bool,
         fits: &mut dyn FnMut(&Candidate) -> bool,
     ) -> Self {
-        let mut met = HashSet::new();
-        let firsts = walk.filter(|candidate| met.insert(candidate.device) && fits(candidate));
+        let mut met = vec![false; devices];
+        let is_first = |met: Option<&mut bool>| met.is_some_and(|met| !std::mem::replace(met, true));
+        let firsts = walk.filter(|candidate| is_first(met.get_mut(candidate.device)) && fits(candidate));
         let mut firsts: Vec<&Candidate> = firsts.take(needed.saturating_add(1)).collect();
         if !newest_first {
             firsts.reverse();
         }
+        let mut places = vec![None; devices];
+        for (n, first) in firsts.iter().enumerate() {
+            if let Some(place) = places.get_mut(first.device) {
+                *place = Some(n);
+            }
+        }
         Self {
             needed,
             digests: firsts.iter().map(|first| first.digest).collect(),
-            place_of_device: firsts.iter().enumerate().map(|(place, first)| (first.device, place)).collect(),
+            places,
             last_met: if newest_first { firsts.len().saturating_sub(1) } else { 0 },
         }
     }
 
     fn without(&self, device: usize) -> Witnesses {
-        let own = self.place_of_device.get(&device).copied();
+        let own = self.places.get(device).copied().flatten();
         let left_out = (self.digests.len() > self.needed).then_some(own.unwrap_or(self.last_met));
         Witnesses { shared: Arc::clone(&self.digests), left_out }
     }

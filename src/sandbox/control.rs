@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Shared, faults::Faults, judge::Keep, line::Peer, login_made, user::Traits, webhooks::WebhookFate};
+use super::{Shared, faults::Faults, line::Peer, login_made, report::Keep, user::Traits, webhooks::WebhookFate};
 
 /// The largest request that a control route reads.
 const BODY_BYTES_MAX: usize = 65_536;

@@ -14,6 +14,7 @@ mod http;
 mod judge;
 mod line;
 mod refusal;
+mod report;
 mod session;
 mod user;
 mod webhooks;
@@ -41,7 +42,7 @@ pub use self::{
     },
     device::device_names,
     faults::{Faults, Outage},
-    judge::{Keep, Report, UserReport, Wrong},
+    report::{Keep, Report, UserReport, Wrong},
     session::Credentials,
     user::Traits,
     webhooks::{WebhookCounts, WebhookFate},

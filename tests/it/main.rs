@@ -6,10 +6,14 @@ mod enforcement;
 #[cfg(test)]
 mod loginradius;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod queue_contract;
 #[cfg(test)]
 mod queue_embedded;
 #[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod sandbox_faults;
 #[cfg(test)]
 mod support;

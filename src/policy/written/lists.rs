@@ -75,12 +75,16 @@ pub(super) fn exemptions(list: &Value, path: &str, mistakes: &mut Vec<Mistake>) 
     exemptions
 }
 
-fn each(list: &Value, path: &str, mistakes: &mut Vec<Mistake>, mut read: impl FnMut(&mut Table<'_>)) {
+fn each(list: &Value, path: &str, mistakes: &mut Vec<Mistake>, mut read_item: impl FnMut(&mut Table<'_>)) {
     match list {
         Value::Null => {}
         Value::Array(items) => {
             for (n, item) in items.iter().enumerate() {
-                read(&mut Table::open(item, &format!("{path}[{n}]"), mistakes));
+                let path = format!("{path}[{n}]");
+                let mut table = Table::open(item, &path, mistakes);
+                if item.is_object() {
+                    read_item(&mut table);
+                }
             }
         }
         _ => mistakes.push(Mistake {

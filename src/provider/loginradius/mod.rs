@@ -33,7 +33,7 @@ use self::transport::Answer;
 use super::{ProviderError, Revoked, SessionProvider};
 use crate::model::{AccessToken, UserId, UserTraits, View};
 
-pub use self::rows::{deserialize_sessions, read_date, read_sessions};
+pub use self::rows::{deserialize_sessions, read_sessions};
 pub use self::transport::{ApiUrl, BadApiUrl};
 
 /// Pages read for one listing. No published sample has a second one.

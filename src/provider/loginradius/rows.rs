@@ -4,17 +4,12 @@
 //! So keys are compared without case, every field may be missing, and what cannot be read makes the view incomplete
 //! instead of failing the page.
 
-use std::borrow::Cow;
-
-use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use serde::de::{Deserialize as _, Deserializer, IgnoredAny, MapAccess, SeqAccess};
 use serde_json::Value;
 
 use super::answer::ErrorCode;
 use super::tolerant::{Scalar, Shape, Tolerant, next_key, next_scalar};
-use crate::model::{Session, SessionDevice, View};
+use crate::model::{Session, SessionDevice, View, read_time};
 
 /// Reads a list of vendor rows. Null is an empty list; anything else than a list is an empty, incomplete view.
 ///
@@ -27,33 +22,6 @@ pub fn read_sessions(rows: &Value) -> View {
 /// [`read_sessions`] without a tree in between, for `#[serde(deserialize_with)]`. Fails only where the text is no JSON.
 pub fn deserialize_sessions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
     Tolerant::<View>::deserialize(deserializer).map(|rows| rows.0)
-}
-
-/// Reads a vendor time: any number of fractional digits, UTC where no zone is given. Year 1 is .NET's "never".
-///
-/// A date without a time is not read: taken for midnight it would make a session look older than it is.
-pub fn read_date(raw: &str) -> Option<Timestamp> {
-    /// 0002-01-01T00:00:00Z.
-    const YEAR_TWO: Timestamp = Timestamp::constant(-62_104_060_800, 0);
-    let raw = at_most_nine_fractional_digits(raw.trim());
-    if !raw.contains(':') {
-        return None;
-    }
-    let parsed = raw.parse::<Timestamp>().or_else(|_| utc(&raw)).ok()?;
-    (parsed >= YEAR_TWO).then_some(parsed)
-}
-
-fn utc(raw: &str) -> Result<Timestamp, jiff::Error> {
-    Ok(raw.parse::<DateTime>()?.to_zoned(TimeZone::UTC)?.timestamp())
-}
-
-fn at_most_nine_fractional_digits(raw: &str) -> Cow<'_, str> {
-    let Some((whole, rest)) = raw.split_once('.') else { return raw.into() };
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    match (rest.split_at_checked(digits.min(9)), rest.split_at_checked(digits)) {
-        (Some((kept, _)), Some((_, zone))) if digits > 9 => format!("{whole}.{kept}{zone}").into(),
-        _ => raw.into(),
-    }
 }
 
 impl<'de> Shape<'de> for View {
@@ -96,7 +64,7 @@ impl<'de> Shape<'de> for Row {
                 continue;
             }
             if is("LoginDate") {
-                login_at = login_at.or(next_scalar(&mut object)?.into_text().and_then(|raw| read_date(&raw)));
+                login_at = login_at.or(next_scalar(&mut object)?.into_text().and_then(|raw| read_time(&raw)));
                 continue;
             }
             let Some(field) = device_field(&mut device, &key) else {
@@ -199,32 +167,8 @@ mod tests {
 
     use super::*;
 
-    fn at(raw: &str) -> Option<Timestamp> {
+    fn at(raw: &str) -> Option<jiff::Timestamp> {
         raw.parse().ok()
-    }
-
-    #[test]
-    fn every_time_format_on_record_is_read_as_an_instant() {
-        assert_eq!(read_date("2023-06-01T12:34:56Z"), at("2023-06-01T12:34:56Z"));
-        assert_eq!(read_date("2023-09-15T04:09:43.72Z"), at("2023-09-15T04:09:43.720Z"));
-        assert_eq!(read_date("2017-08-17T10:52:36.1644137Z"), at("2017-08-17T10:52:36.164413700Z"));
-        assert_eq!(read_date("2023-06-01T12:34:56"), at("2023-06-01T12:34:56Z"));
-        assert_eq!(read_date("2023-06-01T12:34:56.5"), at("2023-06-01T12:34:56.5Z"));
-        assert_eq!(read_date("2023-06-01T12:34:56+02:00"), at("2023-06-01T10:34:56Z"));
-        assert_eq!(read_date("2023-06-01T12:34:56.1234567899999Z"), at("2023-06-01T12:34:56.123456789Z"));
-        assert_eq!(read_date("2023-06-01T12:34:56.1234567899999+01:00"), at("2023-06-01T11:34:56.123456789Z"));
-    }
-
-    #[test]
-    fn a_time_that_says_never_or_nothing_is_unknown() {
-        for raw in
-            ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00", "0001-12-31T23:59:59.9Z", "0001-01-01T00:00:00+05:00"]
-        {
-            assert_eq!(read_date(raw), None, "{raw}");
-        }
-        for raw in ["", "unknown", "2023-06-01", "9/15/2023 4:09:41 AM", "1694750981", "2023-06-01T12:34:56.Z", ":"] {
-            assert_eq!(read_date(raw), None, "{raw}");
-        }
     }
 
     #[test]
