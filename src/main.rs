@@ -1,3 +1,9 @@
 //! Runs the command, prints the error chain once, chooses the exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use soloist::cli;
+
+fn main() -> ExitCode {
+    cli::run().unwrap_or_else(|error| cli::failed(&error))
+}

@@ -1,5 +1,6 @@
 //! Log set-up, and every metric's name, help text and labels. Labels come from enums and configured tenant names only.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
@@ -27,7 +28,10 @@ pub fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
 /// When the filter cannot be read, or logs were set up before.
 pub fn set_up_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let mut logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if !std::io::stderr().is_terminal() {
+        logs = logs.with_ansi(false);
+    }
     match config.log_format {
         LogFormat::Human => logs.with_target(false).finish().try_init()?,
         LogFormat::Json => logs.json().flatten_event(true).with_current_span(true).finish().try_init()?,

@@ -1,6 +1,8 @@
 //! The composition root: builds the parts from the configuration, runs them together, stops them together.
 
+mod admin_addr;
 mod admin_key;
+mod offline;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,9 @@ use axum_server::Handle;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
+pub use self::admin_addr::read as read_admin_addr;
 pub use self::admin_key::read as read_admin_key;
+pub use self::offline::{ProbeFailed, decide_line, now, probe};
 use self::parts::Parts;
 use crate::api::admin::{self, Admin};
 use crate::api::probes::{self, Probes};
@@ -26,7 +30,7 @@ use crate::ledger::{Ledger, SqliteLedger};
 use crate::model::TenantId;
 use crate::provider::SessionProvider;
 use crate::provider::loginradius::{self, ApiUrl, LoginRadius, LoginRadiusConfig};
-use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, QueueThread};
+use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
 use crate::queue::{DeadLetters, Queue};
 use crate::telemetry::Metrics;
 use crate::webhook::{self, WebhookLimits, WebhookTenant};
@@ -83,6 +87,15 @@ impl Core {
             workers.insert(id.clone(), worker);
         }
         Ok(Self { queue, queue_thread, ledger, directives, metrics, clock, workers })
+    }
+
+    /// [`Core::open`]; `None` where a running instance holds the data folder.
+    pub fn open_unless_running(config: &Config) -> anyhow::Result<Option<Self>> {
+        match Self::open(config) {
+            Ok(core) => Ok(Some(core)),
+            Err(error) if error.is::<InUse>() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub fn enforcers(&self) -> BTreeMap<TenantId, Arc<TenantEnforcer>> {
@@ -182,17 +195,16 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
         connections_max: config.webhook.connections_max,
         tls,
     };
+    admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { vec![config.admin.listen.ip().to_string()] } else { Vec::new() };
     let private = core.admin_router(admin_key.clone(), hosts).merge(probes::router(probes(), true));
     let private_server =
         ServerConfig { header_timeout: ADMIN_HEADER_TIMEOUT, connections_max: http::ADMIN_CONNECTIONS_MAX, tls: None };
-    Ok(App {
-        public: Listener::bind(config.webhook.listen, public, public_server)?,
-        private: Listener::bind(config.admin.listen, private, private_server)?,
-        core,
-        admin_key,
-    })
+    let public = Listener::bind(config.webhook.listen, public, public_server)?;
+    let private = Listener::bind(config.admin.listen, private, private_server)?;
+    admin_addr::write(&config.data_dir, private.addr)?;
+    Ok(App { core, public, private, admin_key })
 }
 
 impl App {

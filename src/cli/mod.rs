@@ -1,0 +1,98 @@
+//! The command line: one file a command, and one place that writes to the terminal.
+
+pub mod demo;
+mod output;
+mod sandbox;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use self::output::PipeClosed;
+use crate::config::{Config, ConfigError};
+
+/// The command line was used in a wrong way, or the configuration is wrong (`EX_USAGE`).
+const USAGE: u8 = 64;
+
+const EXAMPLES: &str = "Examples:
+  soloist demo                          see it work, nothing needed
+  soloist serve --config soloist.toml   run the service
+  soloist sessions 793fb102948e48c0     one user's sessions
+
+Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.";
+
+/// Keeps every account on as many devices as its plan allows.
+#[derive(Parser)]
+#[command(name = "soloist", version, about, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    /// The configuration file; without it SOLOIST_CONFIG, then ./soloist.toml if there is one
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Serve(serve::ServeArgs),
+    Sandbox(sandbox::SandboxArgs),
+}
+
+/// Somebody asked for what cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Where the configuration comes from; read only by commands that need it.
+struct Source(Option<PathBuf>);
+
+impl Source {
+    fn read(&self) -> Result<Config, ConfigError> {
+        Config::from_process(self.0.clone())
+    }
+}
+
+/// Reads the command line and does what it says.
+///
+/// # Errors
+/// When the command failed; [`failed`] reports it.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(wrong) => {
+            let asked =
+                matches!(wrong.kind(), clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion);
+            // A closed pipe is nobody's mistake.
+            wrong.print().ok();
+            return Ok(if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) });
+        }
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(dispatch(cli));
+    // What still runs after a second signal is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// Reports a failed command on standard error and gives its exit code.
+pub fn failed(error: &anyhow::Error) -> ExitCode {
+    if error.is::<PipeClosed>() {
+        return ExitCode::SUCCESS;
+    }
+    output::error(error);
+    if error.is::<Usage>() || error.is::<ConfigError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let source = Source(cli.config);
+    match cli.command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Serve(args) => serve::run(args, source).await,
+        Command::Sandbox(args) => sandbox::run(args).await,
+    }
+}

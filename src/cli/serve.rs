@@ -1,0 +1,90 @@
+//! `soloist serve`: the whole service in one process, until a signal stops it.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Source, Usage};
+use crate::app;
+use crate::telemetry;
+
+const EXAMPLES: &str = "Examples:
+  soloist serve --config soloist.toml
+  SOLOIST_LOGINRADIUS__API_KEY=… SOLOIST_LOGINRADIUS__API_SECRET=… soloist serve
+
+SIGTERM and SIGINT finish what has begun; a second one quits at once.
+SIGHUP reads the configuration again and takes over its policies.";
+
+/// Run the service: webhook, workers, admin API
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ServeArgs {
+    /// What this process does; the embedded queue needs all three in one process
+    #[arg(long, value_delimiter = ',', value_name = "ROLES", default_value = "webhook,worker,control")]
+    role: Vec<Role>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Role {
+    Webhook,
+    Worker,
+    Control,
+}
+
+pub(super) async fn run(args: ServeArgs, source: Source) -> anyhow::Result<ExitCode> {
+    let roles: BTreeSet<Role> = args.role.into_iter().collect();
+    if roles.len() < Role::value_variants().len() {
+        let why = "the embedded queue belongs to one process, so webhook, worker and control must run in it together: \
+                   leave --role out";
+        return Err(Usage(why.to_owned()).into());
+    }
+    let config = source.read()?;
+    telemetry::set_up_logs(&config.telemetry).context("cannot set up logs")?;
+    let mut signals = Signals::listen()?;
+    let app = app::build(&config).await?;
+    tracing::info!("listening for webhooks on {}", app.webhook_addr());
+    tracing::info!("admin API on {}", app.admin_addr());
+    let stop = CancellationToken::new();
+    let running = app.run(stop.clone());
+    tokio::pin!(running);
+    loop {
+        tokio::select! {
+            result = &mut running => {
+                result?;
+                tracing::info!("stopped");
+                return Ok(ExitCode::SUCCESS);
+            }
+            () = signals.stop() => {
+                if stop.is_cancelled() {
+                    bail!("a second signal came before everything had stopped; what was accepted is kept");
+                }
+                tracing::info!("stopping: what has begun is finished first, a second signal quits at once");
+                stop.cancel();
+            }
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Cancel-safe.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
