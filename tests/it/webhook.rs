@@ -58,12 +58,12 @@ async fn every_answer_says_what_is_wrong_and_is_counted() {
         let (got, answer) = post(&service, path, body, &signature).await;
         assert_eq!((got, &answer["type"]), (status, &json!(format!("urn:soloist:problem:{problem}"))), "{answer}");
         assert!(answer["detail"].as_str().unwrap().len() > 20, "{answer}");
-        assert!(service.metric(&refused(problem)) >= 1.0, "{problem}");
+        assert!(service.metric(&refused(problem)) >= 1, "{problem}");
     }
     let (status, answer) = post(&service, "", &other, &signature(other.as_bytes())).await;
     assert_eq!((status, answer), (200, json!({ "ignored": "Register" })));
-    assert_eq!(service.metric("soloist_events_ignored_total{tenant=\"default\"}"), 1.0);
-    assert_eq!(service.metric(&refused("unauthentic")), 2.0);
+    assert_eq!(service.metric("soloist_events_ignored_total{tenant=\"default\"}"), 1);
+    assert_eq!(service.metric(&refused("unauthentic")), 2);
     assert_eq!(service.queued().await, (0, 0, 0));
     service.stop().await;
 }
@@ -76,8 +76,8 @@ async fn a_login_is_accepted_and_its_repetition_is_accepted_but_not_queued() {
         let (status, answer) = post(&service, "", &body, &signature(body.as_bytes())).await;
         assert_eq!((status, answer), (202, json!({ "id": "h1", "accepted_via": "journal" })));
     }
-    assert_eq!(service.metric("soloist_events_accepted_total{tenant=\"default\",via=\"journal\"}"), 1.0);
-    assert_eq!(service.metric("soloist_events_duplicate_total{tenant=\"default\"}"), 1.0);
+    assert_eq!(service.metric("soloist_events_accepted_total{tenant=\"default\",via=\"journal\"}"), 1);
+    assert_eq!(service.metric("soloist_events_duplicate_total{tenant=\"default\"}"), 1);
     service.stop().await;
 }
 
@@ -118,7 +118,7 @@ async fn slow_clients_are_cut_off_while_others_are_served() {
     soon("408", body.read_to_end(&mut body_answer)).await.ok();
     assert!(!headers_answer.starts_with(b"HTTP/1.1 2"));
     assert!(body_answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&body_answer));
-    assert_eq!(service.metric(&refused("slow")), 1.0);
+    assert_eq!(service.metric(&refused("slow")), 1);
     service.stop().await;
 }
 
