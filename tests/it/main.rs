@@ -20,6 +20,8 @@ mod sandbox;
 #[cfg(test)]
 mod sandbox_faults;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod webhook;

@@ -138,6 +138,8 @@ pub(crate) async fn signal(id: u32, name: &str) {
     assert!(sent.success());
 }
 
+/// The address behind `words`, whatever the log's format puts around it.
 fn after(line: &str, words: &str) -> Option<String> {
-    line.split_once(words).map(|(_, rest)| rest.trim().trim_end_matches('"').to_owned())
+    let (_, rest) = line.split_once(words)?;
+    rest.split(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).next().map(str::to_owned)
 }

@@ -1,0 +1,115 @@
+//! No token, secret, e-mail, phone, password or address in any log, file, metric, page or error: planted and searched.
+
+use std::path::Path;
+
+use soloist::sandbox::{Faults, Sandbox, SandboxConfig};
+
+use crate::support::process::{Serving, command, signal};
+
+const API_SECRET: &str = "planted-api-secret-5d1c";
+const WEBHOOK_SECRET: &str = "sandbox-secret";
+
+/// A webhook body with personal data in the places where LoginRadius has it.
+fn personal(user: &str, id: &str) -> String {
+    serde_json::json!({
+        "HookName": "login", "HookId": id, "Time": "2026-01-01T00:00:00Z",
+        "Data": {
+            "Uid": user,
+            "Password": "planted-password-hash",
+            "Email": [{ "Type": "Primary", "Value": "planted-email@example.com" }],
+            "PhoneId": "+1555planted",
+            "FirstName": "planted-name",
+            "LastLoginLocation": "planted-place",
+            "ProviderAccessCredential": { "AccessToken": "planted-social-token" },
+            "LastLoginDate": "2026-01-01T00:00:00.123Z"
+        }
+    })
+    .to_string()
+}
+
+fn files_below(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
+}
+
+fn found<'a>(needles: &'a [String], hay: &[u8]) -> Option<&'a String> {
+    needles.iter().find(|needle| hay.windows(needle.len()).any(|window| window == needle.as_bytes()))
+}
+
+#[tokio::test]
+async fn planted_secrets_are_nowhere_to_be_found() {
+    let config = SandboxConfig { api_secret: API_SECRET.to_owned(), ..SandboxConfig::default() };
+    let sandbox = Sandbox::start(config).await.unwrap();
+    let data_dir = tempfile::tempdir().unwrap();
+    let variables = [
+        ("SOLOIST_LOGINRADIUS__API_SECRET", API_SECRET),
+        ("SOLOIST_LOGINRADIUS__WEBHOOK_SECRETS", WEBHOOK_SECRET),
+        ("SOLOIST_TELEMETRY__LOG", "trace"),
+        ("SOLOIST_TELEMETRY__LOG_FORMAT", "json"),
+    ];
+    let serving = Serving::start(command(data_dir.path(), &sandbox.url(), &variables), data_dir.path()).await;
+    let mut answers: Vec<String> = Vec::new();
+
+    // All is well; then every class of failure; then bad input.
+    for n in 0..4 {
+        sandbox.login_in_silence("ann", None).unwrap();
+        assert_eq!(serving.post(personal("ann", &format!("h{n}"))).await, Some(202));
+    }
+    answers.push(serving.admin("/admin/v1/users/ann/decisions").await.to_string());
+    for faults in [
+        Faults { server_error_percent: 50.0, garbage_percent: 40.0, ..Faults::default() },
+        Faults { disguised_percent: 50.0, reset_percent: 50.0, ..Faults::default() },
+        Faults { throttled_percent: 100.0, ..Faults::default() },
+    ] {
+        sandbox.set_faults(faults);
+        for n in 0..3 {
+            sandbox.login_in_silence("bob", None).unwrap();
+            let body = personal("bob", &sandbox.sessions_ever("bob").len().to_string());
+            assert_eq!(serving.post(body).await, Some(202));
+            answers.push(serving.admin(&format!("/admin/v1/users/bob/enforce?{n}")).await.to_string());
+            answers.push(serving.admin("/admin/v1/users/bob/sessions").await.to_string());
+        }
+    }
+    sandbox.set_faults(Faults { secret_rotated: true, ..Faults::default() });
+    serving.post(personal("cleo", "h")).await;
+    answers.push(serving.admin("/admin/v1/users/cleo/sessions").await.to_string());
+    for bad in [personal("not/a/uid", "h"), personal("dora", "h").replace('}', "")] {
+        assert_eq!(serving.post(bad).await, Some(400));
+    }
+    for path in ["/metrics", "/readyz", "/livez"] {
+        let answer = serving.client.get(format!("{}{path}", serving.admin_url)).send().await.unwrap();
+        answers.push(answer.text().await.unwrap());
+    }
+
+    let ips = ["198.51.100.", "203.0.113.", "192.0.2."].map(str::to_owned);
+    let mut needles: Vec<String> = vec![API_SECRET.to_owned(), WEBHOOK_SECRET.to_owned(), "planted-".to_owned()];
+    needles.push("+1555planted".to_owned());
+    let sessions = ["ann", "bob"].into_iter().flat_map(|user| sandbox.sessions_ever(user));
+    needles.extend(sessions.map(|session| session.access_token));
+    for answer in &answers {
+        assert_eq!(found(&needles, answer.as_bytes()), None, "in the answer {answer}");
+    }
+    //HUP
+    let key = std::fs::read_to_string(data_dir.path().join("admin.key")).unwrap();
+    let running_files = files_below(data_dir.path());
+    let (code, log) = serving.stop().await;
+    assert_eq!(code, 0);
+    for (name, bytes) in running_files.into_iter().chain(files_below(data_dir.path())) {
+        assert_eq!(found(&needles, &bytes), None, "in the file {name}");
+        assert_eq!(found(&ips, &bytes), None, "an address in the file {name}");
+    }
+    needles.push(key.trim().to_owned());
+    assert!(log.len() > 50, "the log is there to be searched");
+    for line in log {
+        assert_eq!(found(&needles, line.as_bytes()), None, "in the log line {line}");
+        assert_eq!(found(&ips, line.as_bytes()), None, "an address in the log line {line}");
+    }
+}
+
+#[tokio::test]
+async fn the_search_finds_what_is_there() {
+    let needles = ["planted-".to_owned()];
+    assert_eq!(found(&needles, b"xx planted-token"), Some(&needles[0]));
+    let body = personal("ann", "h");
+    assert!(found(&needles, body.as_bytes()).is_some());
+}
