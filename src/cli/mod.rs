@@ -1,9 +1,17 @@
 //! The command line: one file a command, and one place that writes to the terminal.
 
+mod admin;
+mod config;
+mod dead_letters;
+mod decide;
 pub mod demo;
+mod healthcheck;
 mod output;
 mod sandbox;
+mod send;
 mod serve;
+mod users;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +48,15 @@ enum Command {
     Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
     Sandbox(sandbox::SandboxArgs),
+    Sessions(users::SessionsArgs),
+    Enforce(users::EnforceArgs),
+    Revoke(users::RevokeArgs),
+    Decisions(users::DecisionsArgs),
+    Send(send::SendArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
+    Decide(decide::DecideArgs),
+    Config(config::ConfigArgs),
+    Healthcheck(healthcheck::HealthcheckArgs),
 }
 
 /// Somebody asked for what cannot be.
@@ -94,5 +111,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args).await,
         Command::Serve(args) => serve::run(args, source).await,
         Command::Sandbox(args) => sandbox::run(args).await,
+        Command::Sessions(args) => users::sessions(args, source).await,
+        Command::Enforce(args) => users::enforce(args, source).await,
+        Command::Revoke(args) => users::revoke(args, source).await,
+        Command::Decisions(args) => users::decisions(args, source).await,
+        Command::Send(args) => send::run(args, source).await,
+        Command::DeadLetters(args) => dead_letters::run(args, source).await,
+        Command::Decide(args) => decide::run(args),
+        Command::Config(args) => config::run(&args, &source),
+        Command::Healthcheck(args) => healthcheck::run(args, source).await,
     }
 }

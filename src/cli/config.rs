@@ -1,0 +1,34 @@
+//! `soloist config`: the effective configuration, and where each value comes from.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Source, output};
+
+/// Show every option with its value and where that comes from; secrets are hidden
+#[derive(Args)]
+#[command(after_help = "Example:\n  soloist config --config soloist.toml --json")]
+pub(super) struct ConfigArgs {
+    /// One JSON object an option
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &ConfigArgs, source: &Source) -> anyhow::Result<ExitCode> {
+    let config = source.read()?;
+    let mut table = output::table(["option", "value", "from"]);
+    for option in config.effective() {
+        let origin = option.origin.to_string();
+        if args.json {
+            output::line(json!({ "option": option.path, "value": option.value, "from": origin }))?;
+        } else {
+            table.add_row([&option.path, &option.value, &origin]);
+        }
+    }
+    if !args.json {
+        output::line(table)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,296 @@
+//! `soloist sessions`, `enforce`, `revoke`, `decisions`: one user, asked of the admin API.
+
+use std::process::ExitCode;
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use comfy_table::Table;
+use http::Method;
+use serde_json::Value;
+
+use super::admin::{Access, AdminClient, Ask};
+use super::output::{self, Tone, counted, list, number, text};
+use super::{Source, Usage};
+use crate::model::{TenantId, UserId};
+
+/// Digits of a session id that tables show; enough to name one session of a user.
+const ID_SHOWN: usize = 12;
+/// Digits that a session must at least be named by.
+const ID_DIGITS_MIN: usize = 6;
+
+#[derive(Args)]
+struct Subject {
+    /// The user: the Uid at LoginRadius
+    uid: String,
+    /// The tenant, where there are several
+    #[arg(long)]
+    tenant: Option<String>,
+}
+
+/// Show a user's sessions and devices, and what the rule says of each
+#[derive(Args)]
+#[command(after_help = "Example:\n  soloist sessions ann")]
+pub(super) struct SessionsArgs {
+    #[command(flatten)]
+    subject: Subject,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Look at a user now and end the surplus sessions
+#[derive(Args)]
+#[command(after_help = "Example:\n  soloist enforce ann --dry-run")]
+pub(super) struct EnforceArgs {
+    #[command(flatten)]
+    subject: Subject,
+    /// End nothing, show what would be ended
+    #[arg(long)]
+    dry_run: bool,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// End one session of a user
+#[derive(Args)]
+#[command(after_help = "Example:\n  soloist revoke ann 67ac86848e39")]
+pub(super) struct RevokeArgs {
+    #[command(flatten)]
+    subject: Subject,
+    /// The session as `soloist sessions` shows it: its id, or the first digits of it
+    #[arg(value_name = "SESSION-ID")]
+    session: String,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show what was decided about a user, newest first
+#[derive(Args)]
+#[command(after_help = "Example:\n  soloist decisions ann --limit 5")]
+pub(super) struct DecisionsArgs {
+    #[command(flatten)]
+    subject: Subject,
+    /// Decisions to show
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    limit: u16,
+    /// One JSON object a decision
+    #[arg(long)]
+    json: bool,
+}
+
+impl Subject {
+    /// So that a typing error is not sent anywhere.
+    fn check(&self) -> Result<(), Usage> {
+        UserId::parse(&self.uid).map_err(|error| Usage(error.to_string()))?;
+        if let Some(tenant) = &self.tenant {
+            TenantId::parse(tenant).map_err(|error| Usage(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, method: Method, what: &'static str) -> Ask<'_> {
+        Ask::new(method, ["users", &self.uid, what]).query("tenant", self.tenant.as_ref())
+    }
+}
+
+/// Asks one thing about a user.
+async fn asked(source: &Source, access: Access, subject: &Subject, ask: Ask<'_>) -> anyhow::Result<Value> {
+    subject.check()?;
+    let admin = AdminClient::open(&source.read()?, access).await?;
+    let answer = admin.ask(ask).await;
+    admin.close().await?;
+    answer
+}
+
+pub(super) async fn sessions(args: SessionsArgs, source: Source) -> anyhow::Result<ExitCode> {
+    let subject = &args.subject;
+    let answer = asked(&source, Access::Read, subject, subject.ask(Method::GET, "sessions")).await?;
+    if args.json {
+        output::line(&answer)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !list(&answer, "sessions").is_empty() {
+        output::line(session_table(&answer, |session| match text(session, "action") {
+            "" => ("-".to_owned(), Tone::Plain),
+            action @ "revoke" => (action.to_owned(), Tone::Bad),
+            action @ "keep" => (action.to_owned(), Tone::Good),
+            action => (action.to_owned(), Tone::Warning),
+        }))?;
+    }
+    output::line(counts(&answer))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn enforce(args: EnforceArgs, source: Source) -> anyhow::Result<ExitCode> {
+    let subject = &args.subject;
+    let ask = subject.ask(Method::POST, "enforce").query("dry_run", Some(args.dry_run));
+    let access = if args.dry_run { Access::Read } else { Access::Write };
+    let answer = asked(&source, access, subject, ask).await?;
+    let failed = list(&answer, "outcomes").iter().filter(|outcome| text(outcome, "ended") == "failed").count();
+    let code = if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if args.json {
+        output::line(&answer)?;
+        return Ok(code);
+    }
+    let outcome_of = |session: &Value| {
+        let of_this = |outcome: &&Value| text(outcome, "session") == text(session, "session");
+        list(&answer, "outcomes").iter().find(of_this).map(|outcome| text(outcome, "ended"))
+    };
+    if !list(&answer, "sessions").is_empty() {
+        output::line(session_table(&answer, |session| match (outcome_of(session), text(session, "action")) {
+            (Some("failed"), _) => ("failed".to_owned(), Tone::Bad),
+            (Some(ended), _) => (ended.replace('_', " "), Tone::Warning),
+            (None, "revoke") => ("surplus".to_owned(), Tone::Bad),
+            (None, "keep") => ("keep".to_owned(), Tone::Good),
+            (None, "") => ("-".to_owned(), Tone::Plain),
+            (None, action) => (action.to_owned(), Tone::Warning),
+        }))?;
+    }
+    output::line(counts(&answer))?;
+    output::line(enforced(&answer, args.dry_run))?;
+    Ok(code)
+}
+
+/// What came of it, in one line.
+fn enforced(answer: &Value, dry_run: bool) -> String {
+    let decision = answer.get("decision").filter(|decision| !decision.is_null());
+    let Some(decision) = decision else {
+        return "nothing was done: the policy's mode is off".to_owned();
+    };
+    let refused = text(decision, "refused");
+    if !refused.is_empty() {
+        return format!("nothing was decided: {refused}");
+    }
+    let is_surplus = |session: &&Value| text(session, "action") == "revoke";
+    let surplus = list(answer, "sessions").iter().filter(is_surplus).count() as u64;
+    let ended = list(answer, "outcomes").iter().filter(|outcome| text(outcome, "ended") != "failed").count() as u64;
+    match (dry_run, surplus, list(answer, "outcomes").is_empty()) {
+        (_, 0, true) => "nothing to end".to_owned(),
+        (true, ..) => format!("would end {}", counted(surplus, "session")),
+        (false, _, true) => format!(
+            "ended nothing of {} surplus: the mode is {}, or the user is outside the canary",
+            counted(surplus, "session"),
+            text(decision, "mode")
+        ),
+        (false, _, false) => format!("ended {}", counted(ended, "session")),
+    }
+}
+
+pub(super) async fn revoke(args: RevokeArgs, source: Source) -> anyhow::Result<ExitCode> {
+    let prefix = args.session.to_lowercase();
+    if !(ID_DIGITS_MIN..=32).contains(&prefix.len()) || !prefix.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        let why = format!("a session is named by {ID_DIGITS_MIN} to 32 hex digits, as `soloist sessions` shows them");
+        return Err(Usage(why).into());
+    }
+    args.subject.check()?;
+    let admin = AdminClient::open(&source.read()?, Access::Write).await?;
+    let answer = end_session(&admin, &args.subject, &prefix).await;
+    admin.close().await?;
+    let answer = answer?;
+    let ended = text(&answer, "ended");
+    if args.json {
+        output::line(&answer)?;
+    } else {
+        let what = match ended {
+            "revoked" => "ended",
+            "already_gone" => "was gone already:",
+            _ => "could not end",
+        };
+        output::line(format_args!("{what} session {} of {}", text(&answer, "session"), text(&answer, "uid")))?;
+    }
+    Ok(if ended == "failed" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn end_session(admin: &AdminClient, subject: &Subject, prefix: &str) -> anyhow::Result<Value> {
+    let answer = admin.ask(subject.ask(Method::GET, "sessions")).await?;
+    let ids = list(&answer, "sessions").iter().map(|session| text(session, "session"));
+    let mut meant = ids.filter(|id| id.starts_with(prefix));
+    let id = meant.next().ok_or_else(|| anyhow!("{} has no session {prefix}", subject.uid))?;
+    if meant.next().is_some() {
+        bail!("several sessions of {} begin with {prefix}: give more digits", subject.uid);
+    }
+    let ask = Ask::new(Method::DELETE, ["users", &subject.uid, "sessions", id]);
+    admin.ask(ask.query("tenant", subject.tenant.as_ref())).await
+}
+
+pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Result<ExitCode> {
+    let subject = &args.subject;
+    let ask = subject.ask(Method::GET, "decisions").query("limit", Some(args.limit));
+    let answer = asked(&source, Access::Read, subject, ask).await?;
+    let decisions = list(&answer, "decisions");
+    if args.json {
+        return decisions.iter().try_for_each(output::line).map(|()| ExitCode::SUCCESS);
+    }
+    if decisions.is_empty() {
+        output::line("no decision is recorded: nothing of this user had to be ended")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = output::table(["decided (UTC)", "because of", "mode", "surplus", "came of it"]);
+    for decided in decisions {
+        let decision = decided.get("decision").unwrap_or(&Value::Null);
+        let surplus = list(decision, "verdicts").iter().filter(|verdict| text(verdict, "action") == "revoke").count();
+        let outcomes: Vec<String> = list(decided, "outcomes")
+            .iter()
+            .map(|outcome| {
+                let id = text(outcome, "session");
+                format!("{} {}", id.get(..ID_SHOWN).unwrap_or(id), text(outcome, "ended").replace('_', " "))
+            })
+            .collect();
+        table.add_row([
+            output::time(text(decided, "decided_at")),
+            text(decided, "looked").to_owned(),
+            text(decision, "mode").to_owned(),
+            surplus.to_string(),
+            match decided.get("executed").and_then(Value::as_bool) {
+                Some(false) => "only recorded".to_owned(),
+                _ if outcomes.is_empty() => "-".to_owned(),
+                _ => outcomes.join("\n"),
+            },
+        ]);
+    }
+    output::line(table)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A user's sessions, newest first; `state` says what the last column shows.
+fn session_table(answer: &Value, state: impl Fn(&Value) -> (String, Tone)) -> Table {
+    let mut table = output::table(["session", "login (UTC)", "device", "place", ""]);
+    for session in list(answer, "sessions") {
+        let id = text(session, "session");
+        let (state, tone) = state(session);
+        let login_at = output::time(text(session, "login_at"));
+        table.add_row([
+            output::cell(id.get(..ID_SHOWN).unwrap_or(id), Tone::Plain),
+            output::cell(if login_at.is_empty() { "unknown".to_owned() } else { login_at }, Tone::Plain),
+            output::cell(device(session), Tone::Plain),
+            output::cell(known(session, &["city", "country"]).join(", "), Tone::Plain),
+            output::cell(state, tone),
+        ]);
+    }
+    table
+}
+
+/// `Safari on iOS, iPhone`, as far as it is known.
+fn device(session: &Value) -> String {
+    let software = known(session, &["browser", "os"]).join(" on ");
+    let hardware = known(session, &["device"]).first().copied().or(known(session, &["device_type"]).first().copied());
+    let parts: Vec<&str> =
+        [Some(software.as_str()), hardware].into_iter().flatten().filter(|p| !p.is_empty()).collect();
+    if parts.is_empty() { "unknown".to_owned() } else { parts.join(", ") }
+}
+
+/// The fields that say something: LoginRadius writes `unknown` where it knows nothing.
+fn known<'a>(session: &'a Value, fields: &[&str]) -> Vec<&'a str> {
+    let texts = fields.iter().map(|field| text(session, field).trim());
+    texts.filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("unknown")).collect()
+}
+
+/// `1 session on 1 device`
+fn counts(answer: &Value) -> String {
+    let (sessions, devices) = (number(answer, "session_count"), number(answer, "device_count"));
+    let incomplete = answer.get("complete") == Some(&Value::Bool(false));
+    let note = if incomplete { " (LoginRadius listed them incompletely)" } else { "" };
+    format!("{} on {}{note}", counted(sessions, "session"), counted(devices, "device"))
+}
