@@ -1,6 +1,7 @@
 //! The composition root: builds the parts from the configuration, runs them together, stops them together.
 
 mod admin_key;
+mod inside;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 pub use self::admin_key::read as read_admin_key;
+pub use self::inside::{Inside, Waiting};
 use self::parts::Parts;
 use crate::api::admin::{self, Admin};
 use crate::api::probes::{self, Probes};
