@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::figures::Figures;
 use super::screen::{Ink, Screen};
 use super::show::{EndTold, in_words, instant, outlived};
@@ -20,9 +22,8 @@ pub(super) struct Ending {
     waiting: u64,
     dead: u64,
     left_by_device: BTreeMap<String, usize>,
-    /// How long surplus sessions lived, in order.
-    outlived: Vec<Duration>,
-    /// By user: the session that stayed and how many logins there were. Only when every user is told.
+    /// How long surplus sessions lived after the login that displaced them, in order: before any fault, and since.
+    outlived: [Vec<Duration>; 2],
     rows: Vec<Row>,
 }
 
@@ -36,7 +37,8 @@ struct Row {
 }
 
 impl Ending {
-    pub(super) async fn of(stage: &Stage, cast: &Cast) -> anyhow::Result<Self> {
+    /// `calm_until`: when the first fault was switched on.
+    pub(super) async fn of(stage: &Stage, cast: &Cast, calm_until: Timestamp) -> anyhow::Result<Self> {
         let waiting = stage.inside.waiting().await?;
         let mut ending = Self {
             report: stage.sandbox.report(1),
@@ -44,7 +46,7 @@ impl Ending {
             waiting: waiting.open(),
             dead: waiting.dead,
             left_by_device: BTreeMap::new(),
-            outlived: Vec::new(),
+            outlived: [Vec::new(), Vec::new()],
             rows: Vec::new(),
         };
         let by_user: BTreeMap<&str, (usize, usize)> =
@@ -55,14 +57,18 @@ impl Ending {
             for session in &left {
                 *ending.left_by_device.entry(session.device.clone()).or_default() += 1;
             }
-            ending.outlived.extend(sessions.iter().filter_map(|session| outlived(session, &sessions)));
+            for session in &sessions {
+                let [calm, rough] = &mut ending.outlived;
+                let of_its_time = if session.ended_at.is_some_and(|at| at < calm_until) { calm } else { rough };
+                of_its_time.extend(outlived(session, &sessions));
+            }
             let (ended, wrong) = by_user.get(uid.as_str()).copied().unwrap_or_default();
             let on = left.iter().max_by_key(|session| instant(session)).map_or_else(String::new, |session| {
                 format!("{:<8} {}", session.device, session.session.get(..8).unwrap_or_default())
             });
             ending.rows.push(Row { uid: uid.clone(), logins: sessions.len(), ended, left: left.len(), on, wrong });
         }
-        ending.outlived.sort_unstable();
+        ending.outlived.iter_mut().for_each(|times| times.sort_unstable());
         Ok(ending)
     }
 
@@ -114,8 +120,6 @@ impl Ending {
             screen.line(&[(Ink::Dim, &rule)])?;
         } else {
             let told = cast.told();
-            let rows = self.rows.iter().filter(|row| told.contains(&row.uid));
-            rows.for_each(drop);
             self.rows.iter().filter(|row| told.contains(&row.uid)).try_for_each(|row| row.show(screen))?;
             screen.line(&[(Ink::Dim, &format!("  ... and {} more", self.rows.len() - told.len()))])?;
             screen.line(&[(Ink::Dim, &rule)])?;
@@ -127,36 +131,42 @@ impl Ending {
 
     pub(super) fn totals(&self, screen: &mut Screen) -> anyhow::Result<()> {
         let figures = &self.figures;
-        let calls = |name: &str| self.report.calls.get(name).copied().unwrap_or(0);
-        let quantile = |percent: usize| {
-            let at = self.outlived.len().saturating_sub(1) * percent / 100;
-            self.outlived.get(at).copied().map_or_else(|| "-".to_owned(), in_words)
-        };
-        screen.blank()?;
-        let facts = [
-            (
-                "login events",
-                format!(
-                    "{} accepted, {} repeated ones recognised, {} settled",
-                    figures.accepted(),
-                    figures.duplicates(),
-                    figures.settled()
-                ),
-            ),
+        let (calls, lists, ends) = (figures.calls(), figures.calls_to("list"), figures.calls_to("revoke"));
+        let failed = calls.saturating_sub(figures.calls_ok());
+        let (accepted, settled) = (figures.accepted(), figures.settled());
+        let [calm, rough] = &self.outlived;
+        let mut facts = vec![
+            ("login events", format!("{accepted} accepted and kept, {settled} settled")),
+            ("repeated webhooks", format!("{} recognised", figures.duplicates())),
             ("queue", format!("{} waiting, {} dead-lettered", self.waiting, self.dead)),
-            (
-                "calls to LoginRadius",
-                format!("{} ({} lists, {} ends)", figures.calls(), calls("list"), calls("invalidate")),
-            ),
-            ("login to settled", format!("p50 {}, p99 {}", quantile(50), quantile(99))),
-            ("over the limit", self.report.over_limit.len().to_string()),
-            ("logged out by mistake", self.report.wrong_revocations.len().to_string()),
+            ("calls to LoginRadius", format!("{calls}: {lists} lists, {ends} ends; {failed} failed")),
+            ("login to settled", format!("p50 {}, p99 {}", quantile(calm, 50), quantile(calm, 99))),
         ];
+        if !rough.is_empty() {
+            facts.push(("... amid faults", format!("p50 {}, at most {}", quantile(rough, 50), quantile(rough, 100))));
+        }
+        screen.blank()?;
         for (name, fact) in facts {
             screen.line(&[(Ink::Plain, &format!("  {name:<24}")), (Ink::Name, &fact)])?;
         }
+        let report = &self.report;
+        let must_be_none = [
+            ("over the limit", report.over_limit.len()),
+            ("without any session", report.emptied.len()),
+            ("logged out by mistake", report.wrong_revocations.len()),
+        ];
+        for (name, count) in must_be_none {
+            let ink = if count == 0 { Ink::Good } else { Ink::Bad };
+            screen.line(&[(Ink::Plain, &format!("  {name:<24}")), (ink, &count.to_string())])?;
+        }
         Ok(())
     }
+}
+
+/// Of times in order; 100 percent is the longest.
+fn quantile(times: &[Duration], percent: usize) -> String {
+    let at = (times.len() * percent).div_ceil(100).saturating_sub(1);
+    times.get(at).copied().map_or_else(|| "-".to_owned(), in_words)
 }
 
 impl Row {

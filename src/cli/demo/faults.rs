@@ -11,14 +11,20 @@ use crate::sandbox::{Faults, Outage};
 /// Users that log in during each chapter, and how often each does.
 const PLAYERS_MAX: usize = 12;
 const LOGINS_EACH: usize = 2;
+/// Users that are told one by one here.
+const TOLD_MAX: usize = 3;
 /// How long settling may take after a fault is over: longer than the third attempt of a delivery may wait.
 const RECOVERY_MAX: Duration = Duration::from_secs(40);
+/// Settled within this of a fault's end is at once.
+const AT_ONCE: Duration = Duration::from_millis(50);
 /// Between the logins of a chapter.
 const BETWEEN_LOGINS: Duration = Duration::from_millis(60);
 
 /// One kind of trouble.
 struct Chapter {
     title: &'static str,
+    /// What Soloist does then.
+    answer: &'static str,
     faults: Faults,
     /// How long it stays after the logins.
     stays: Duration,
@@ -28,23 +34,38 @@ struct Chapter {
 
 fn chapters() -> Vec<Chapter> {
     let none = Faults::default;
-    let chapter = |title, stays_ms, faults| Chapter {
-        title,
-        faults,
-        stays: Duration::from_millis(stays_ms),
-        put_right_by_hand: false,
+    let chapter = |title, answer, stays_ms, faults| {
+        let stays = Duration::from_millis(stays_ms);
+        Chapter { title, answer, faults, stays, put_right_by_hand: false }
     };
     vec![
-        chapter("LoginRadius is slow: 200 to 500 ms a call", 0, Faults { latency_ms: 200, jitter_ms: 300, ..none() }),
         chapter(
-            "Every third answer is an error or garbage (5xx, HTML, half a JSON)",
+            "LoginRadius is slow: 200 to 500 ms a call",
+            "Users are looked at side by side, so nobody waits for the others.",
+            0,
+            Faults { latency_ms: 200, jitter_ms: 300, ..none() },
+        ),
+        chapter(
+            "Every third answer is an error, a web page, or half a document",
+            "A broken answer ends nobody: Soloist asks again, at once and later.",
             1_200,
             Faults { server_error_percent: 15.0, disguised_percent: 8.0, garbage_percent: 10.0, ..none() },
         ),
-        chapter("Too many requests: 429 to every call", 1_000, Faults { throttled_percent: 100.0, ..none() }),
-        chapter("An outage: every connection is reset", 2_500, Faults { outage: Outage::Reset, ..none() }),
+        chapter(
+            "Too many requests: 429 to every call",
+            "Soloist stays away for a while; no attempt of a message is spent.",
+            1_000,
+            Faults { throttled_percent: 100.0, ..none() },
+        ),
+        chapter(
+            "An outage: every connection is reset",
+            "After ten failures in a row it pauses, probes, and goes on by itself.",
+            2_500,
+            Faults { outage: Outage::Reset, ..none() },
+        ),
         chapter(
             "Answers are lost, webhooks come twice and late",
+            "A session may have ended unseen: asked again, it is already gone.",
             800,
             Faults {
                 answer_lost_percent: 25.0,
@@ -58,6 +79,7 @@ fn chapters() -> Vec<Chapter> {
             put_right_by_hand: true,
             ..chapter(
                 "The API secret was rotated, and nobody told us",
+                "It pauses and alarms at once; events are still accepted and wait on disk.",
                 2_000,
                 Faults { secret_rotated: true, ..none() },
             )
@@ -72,6 +94,12 @@ pub(super) fn logins(cast: &Cast) -> usize {
 
 pub(super) async fn play(show: &mut Show<'_>, cast: &Cast) -> anyhow::Result<()> {
     show.screen.title("4. LoginRadius misbehaves while users go on logging in")?;
+    if cast.users.len() > TOLD_MAX {
+        let told = cast.users.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join(", ");
+        let players = cast.users.len().min(PLAYERS_MAX);
+        show.screen.text(&format!("  {players} users log in twice each time; {told} are shown.\n\n"))?;
+    }
+    show.tell_only(TOLD_MAX);
     for (number, chapter) in chapters().iter().enumerate() {
         play_chapter(show, cast, chapter, cast.logins + number * LOGINS_EACH).await?;
     }
@@ -79,7 +107,8 @@ pub(super) async fn play(show: &mut Show<'_>, cast: &Cast) -> anyhow::Result<()>
 }
 
 async fn play_chapter(show: &mut Show<'_>, cast: &Cast, chapter: &Chapter, first: usize) -> anyhow::Result<()> {
-    show.screen.line(&[(Ink::Title, &format!("  {}", chapter.title))])?;
+    show.screen.line(&[(Ink::Title, &format!("  * {}", chapter.title))])?;
+    show.screen.line(&[(Ink::Dim, &format!("    {}", chapter.answer))])?;
     let before = Figures::of(&show.stage.inside.metrics);
     show.stage.sandbox.set_faults(chapter.faults.clone());
     for (number, uid) in cast.users.iter().enumerate().take(PLAYERS_MAX) {
@@ -100,23 +129,27 @@ async fn play_chapter(show: &mut Show<'_>, cast: &Cast, chapter: &Chapter, first
     }
     show.stage.sandbox.set_faults(Faults::default());
     if chapter.put_right_by_hand {
-        show.screen.line(&[(Ink::Plain, "           an operator puts it right and looks at the first user")])?;
+        show.screen.line(&[(Ink::Name, &format!("{:9}an operator puts it right, and looks at a user", ""))])?;
         let uid = cast.users.first().map_or("ann", String::as_str);
         show.stage.inside.look(uid).await?;
     }
     let recovered = show.until_settled(RECOVERY_MAX).await?;
+    close_chapter(show, &before, recovered).await
+}
+
+/// What the chapter has cost: time, and nothing else.
+async fn close_chapter(show: &mut Show<'_>, before: &Figures, recovered: Duration) -> anyhow::Result<()> {
     let after = Figures::of(&show.stage.inside.metrics);
-    let calls = after.calls() - before.calls();
-    let failed = calls - (after.calls_ok() - before.calls_ok());
-    let report = show.stage.sandbox.report(1);
-    let wrong = report.wrong_revocations.len();
+    let calls = after.calls().saturating_sub(before.calls());
+    let failed = calls.saturating_sub(after.calls_ok().saturating_sub(before.calls_ok()));
+    let wrong = show.stage.sandbox.report(1).wrong_revocations.len();
     let dead = show.stage.inside.waiting().await?.dead;
+    let when = if recovered < AT_ONCE { "at once".to_owned() } else { format!("after {}", in_words(recovered)) };
     let ink = if wrong == 0 && dead == 0 { Ink::Good } else { Ink::Bad };
-    let over = in_words(recovered);
-    show.screen.line(&[(
-        ink,
-        &format!("           settled {over} after it; {failed} of {calls} calls failed, {dead} lost, {wrong} wrong"),
-    )])?;
-    show.screen.blank()?;
-    Ok(())
+    let lines = [
+        format!("over: all settled {when}; {failed} of {calls} calls had failed"),
+        format!("      {dead} events given up, {wrong} logged out by mistake"),
+    ];
+    lines.iter().try_for_each(|line| show.screen.line(&[(ink, &format!("{:9}{line}", ""))]))?;
+    Ok(show.screen.blank()?)
 }

@@ -37,6 +37,11 @@ impl Figures {
         self.sum("soloist_provider_calls_total", &[])
     }
 
+    /// Calls of one operation: `list`, `revoke`.
+    pub(super) fn calls_to(&self, operation: &str) -> u64 {
+        self.sum("soloist_provider_calls_total", &[&format!("operation=\"{operation}\"")])
+    }
+
     pub(super) fn calls_ok(&self) -> u64 {
         self.sum("soloist_provider_calls_total", &["result=\"ok\""])
     }

@@ -22,11 +22,20 @@ const DECISIONS_READ: usize = 100;
 /// One line to come, with the moment it tells of.
 struct Happened {
     at: Timestamp,
-    uid: String,
-    sign: (Ink, &'static str),
-    device: String,
-    session: String,
-    text: String,
+    what: What,
+}
+
+enum What {
+    LogsIn {
+        made: LoginMade,
+        words: &'static str,
+    },
+    Ends(Box<EndTold>),
+    /// The service pauses or goes on.
+    State {
+        ink: Ink,
+        words: String,
+    },
 }
 
 /// A session's end, with what is known about its cause.
@@ -82,10 +91,15 @@ impl<'a> Show<'a> {
         self.last_end.as_ref()
     }
 
+    /// Tells from now on only of the first few.
+    pub(super) fn tell_only(&mut self, first: usize) {
+        self.told_users.truncate(first);
+    }
+
     /// One login.
     pub(super) fn login(&mut self, uid: &str, device: &str) -> anyhow::Result<()> {
         let made = self.stage.sandbox.login(uid, Some(device))?;
-        self.tell_login(&made, "logs in");
+        self.tell_login(made, "logs in");
         Ok(())
     }
 
@@ -93,23 +107,16 @@ impl<'a> Show<'a> {
     pub(super) fn login_at_once(&mut self, uid: &str, devices: &[&str]) -> anyhow::Result<()> {
         let mut words = "logs in";
         for made in self.stage.sandbox.login_at_once(uid, devices)? {
-            self.tell_login(&made, words);
+            self.tell_login(made, words);
             words = "logs in at the same instant";
         }
         Ok(())
     }
 
-    fn tell_login(&mut self, made: &LoginMade, words: &str) {
+    fn tell_login(&mut self, made: LoginMade, words: &'static str) {
         self.logins = self.logins.saturating_add(1);
         if self.told_users.contains(&made.uid) {
-            self.coming.push(Happened {
-                at: made.login_at,
-                uid: made.uid.clone(),
-                sign: (Ink::Login, "+"),
-                device: made.device.clone(),
-                session: made.session.clone(),
-                text: words.to_owned(),
-            });
+            self.coming.push(Happened { at: made.login_at, what: What::LogsIn { made, words } });
         }
     }
 
@@ -124,6 +131,11 @@ impl<'a> Show<'a> {
             }
             sleep(LOOK_EVERY.min(until - now)).await;
         }
+    }
+
+    /// A pause in which the eye sees what a login brought about; where nobody watches, as short as it may be.
+    pub(super) async fn until_seen(&mut self, length: Duration, at_most: Duration) -> anyhow::Result<()> {
+        if self.screen.is_live() { self.go_on(length).await } else { self.until_settled(at_most).await.map(drop) }
     }
 
     /// A pause for the eye; none where nobody watches.
@@ -161,20 +173,11 @@ impl<'a> Show<'a> {
         for uid in self.told_users.clone() {
             self.gather_ends(&uid).await?;
         }
-        self.coming.sort_by(|a, b| (a.at, a.sign.1).cmp(&(b.at, b.sign.1)));
+        self.note_state();
+        self.coming.sort_by_key(|happened| happened.at);
         for happened in std::mem::take(&mut self.coming) {
-            let at = self.since_start(happened.at);
-            let Happened { uid, sign, device, session, text, .. } = happened;
-            let session = session.get(..8).unwrap_or_default();
-            self.screen.line(&[
-                (Ink::Dim, &format!("{at}  ")),
-                (Ink::Name, &format!("{uid:<6}")),
-                (sign.0, &format!("{} {device:<8} ", sign.1)),
-                (Ink::Dim, &format!("{session}  ")),
-                (if sign.0 == Ink::Login { Ink::Plain } else { sign.0 }, &text),
-            ])?;
+            self.tell_one(&happened)?;
         }
-        self.tell_state()?;
         self.tell_progress().await
     }
 
@@ -188,31 +191,53 @@ impl<'a> Show<'a> {
         let decisions = self.stage.inside.decisions(uid, DECISIONS_READ).await?;
         for session in ended {
             let end = end_told(uid, &session, &sessions, &decisions);
-            self.coming.push(Happened {
-                at: session.ended_at.unwrap_or(session.login_at),
-                uid: uid.to_owned(),
-                sign: (Ink::Ended, "-"),
-                device: session.device.clone(),
-                session: session.session.clone(),
-                text: end.in_words(),
-            });
+            let at = session.ended_at.unwrap_or(session.login_at);
+            self.last_end = Some(end.clone());
+            self.coming.push(Happened { at, what: What::Ends(Box::new(end)) });
             self.told.insert(session.session);
-            self.last_end = Some(end);
         }
         Ok(())
     }
 
-    fn tell_state(&mut self) -> anyhow::Result<()> {
+    /// A pause, or its end. It was read after the ends that it caused, and belongs before them.
+    fn note_state(&mut self) {
         let state = self.stage.inside.state();
-        if state != std::mem::replace(&mut self.state, state) {
-            let at = self.since_start(self.stage.sandbox.now());
-            let (ink, words) = match state {
-                "running" => (Ink::Good, "LoginRadius answers again: work goes on".to_owned()),
-                cause => (Ink::Bad, format!("paused ({cause}): nothing is spent, nobody is signed out")),
-            };
-            self.screen.line(&[(Ink::Dim, &format!("{at}  ")), (ink, &format!("soloist  {words}"))])?;
+        if state == std::mem::replace(&mut self.state, state) {
+            return;
         }
-        Ok(())
+        let now = self.stage.sandbox.now();
+        let first_end = self.coming.iter().filter(|line| matches!(line.what, What::Ends(_))).map(|line| line.at).min();
+        let (ink, words) = match state {
+            "running" => (Ink::Good, "LoginRadius answers again: work goes on".to_owned()),
+            cause => (Ink::Bad, format!("paused ({cause}): nothing is spent, nobody is signed out")),
+        };
+        let at = if ink == Ink::Good { first_end.unwrap_or(now).min(now) } else { now };
+        self.coming.insert(0, Happened { at, what: What::State { ink, words } });
+    }
+
+    fn tell_one(&mut self, happened: &Happened) -> std::io::Result<()> {
+        let at = format!("{}  ", self.since_start(happened.at));
+        let session_line = |uid: &str, sign: (Ink, &str), device: &str, session: &str| {
+            [
+                (Ink::Dim, at.clone()),
+                (Ink::Name, format!("{uid:<6}")),
+                (sign.0, format!("{} {device:<8} ", sign.1)),
+                (Ink::Dim, format!("{}  ", session.get(..8).unwrap_or_default())),
+            ]
+        };
+        let pieces: Vec<(Ink, String)> = match &happened.what {
+            What::State { ink, words } => vec![(Ink::Dim, at), (*ink, format!("soloist  {words}"))],
+            What::LogsIn { made, words } => {
+                let start = session_line(&made.uid, (Ink::Login, "+"), &made.device, &made.session);
+                start.into_iter().chain([(Ink::Plain, (*words).to_owned())]).collect()
+            }
+            What::Ends(end) => {
+                let start = session_line(&end.uid, (Ink::Ended, "-"), &end.session.device, &end.session.session);
+                start.into_iter().chain([(Ink::Ended, end.in_words())]).collect()
+            }
+        };
+        let pieces: Vec<(Ink, &str)> = pieces.iter().map(|(ink, text)| (*ink, text.as_str())).collect();
+        self.screen.line(&pieces)
     }
 
     async fn tell_progress(&mut self) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ const TOLD_OF_MANY: usize = 3;
 /// Users that log in between two looks at what has happened.
 const USERS_BETWEEN_LOOKS: usize = 64;
 /// The pauses on a terminal.
-const BEAT: Duration = Duration::from_millis(140);
+const BEAT: Duration = Duration::from_millis(220);
 const ACT_BEAT: Duration = Duration::from_millis(900);
 /// How long settling may take, besides what each login may.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ async fn burst(show: &mut Show<'_>, cast: &Cast, acts: Acts) -> anyhow::Result<(
     for round in before..before + acts.burst {
         for (number, uid) in cast.users.iter().enumerate() {
             show.login(uid, cast.device(number, round))?;
-            if number % USERS_BETWEEN_LOOKS == USERS_BETWEEN_LOOKS - 1 {
+            if (number + 1).is_multiple_of(USERS_BETWEEN_LOOKS) {
                 show.go_on(Duration::ZERO).await?;
             }
         }
@@ -138,8 +138,8 @@ async fn burst(show: &mut Show<'_>, cast: &Cast, acts: Acts) -> anyhow::Result<(
 /// A pause after each user where all are told, else a look now and then.
 async fn pace(show: &mut Show<'_>, cast: &Cast, number: usize) -> anyhow::Result<()> {
     if cast.is_told_in_full() {
-        show.beat(BEAT).await
-    } else if number % USERS_BETWEEN_LOOKS == 0 {
+        show.until_seen(BEAT, cast.settle_max()).await
+    } else if number.is_multiple_of(USERS_BETWEEN_LOOKS) {
         show.go_on(Duration::ZERO).await
     } else {
         Ok(())
