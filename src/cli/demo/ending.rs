@@ -12,6 +12,8 @@ use super::stage::Stage;
 use super::story::Cast;
 use crate::sandbox::{Report, SessionView};
 
+/// Devices on a line of what is left.
+const DEVICES_A_LINE: usize = 4;
 /// Names in a reason why the demo failed.
 const NAMED_MAX: usize = 5;
 
@@ -126,6 +128,13 @@ impl Ending {
             total.uid = format!("{} users", self.rows.len());
         }
         total.show(screen)?;
+        if !cast.is_told_in_full() {
+            let left: Vec<String> = self.left_by_device.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            for (line, devices) in left.chunks(DEVICES_A_LINE).enumerate() {
+                let name = if line == 0 { "left on" } else { "" };
+                screen.line(&[(Ink::Plain, &format!("  {name:<10}")), (Ink::Login, &devices.join(", "))])?;
+            }
+        }
         Ok(())
     }
 
@@ -133,11 +142,10 @@ impl Ending {
         let figures = &self.figures;
         let (calls, lists, ends) = (figures.calls(), figures.calls_to("list"), figures.calls_to("revoke"));
         let failed = calls.saturating_sub(figures.calls_ok());
-        let (accepted, settled) = (figures.accepted(), figures.settled());
+        let (accepted, repeated, settled) = (figures.accepted(), figures.duplicates(), figures.settled());
         let [calm, rough] = &self.outlived;
         let mut facts = vec![
-            ("login events", format!("{accepted} accepted and kept, {settled} settled")),
-            ("repeated webhooks", format!("{} recognised", figures.duplicates())),
+            ("login events", format!("{accepted} accepted, {repeated} repeats recognised, {settled} settled")),
             ("queue", format!("{} waiting, {} dead-lettered", self.waiting, self.dead)),
             ("calls to LoginRadius", format!("{calls}: {lists} lists, {ends} ends; {failed} failed")),
             ("login to settled", format!("p50 {}, p99 {}", quantile(calm, 50), quantile(calm, 99))),
@@ -149,16 +157,12 @@ impl Ending {
         for (name, fact) in facts {
             screen.line(&[(Ink::Plain, &format!("  {name:<24}")), (Ink::Name, &fact)])?;
         }
-        let report = &self.report;
-        let must_be_none = [
-            ("over the limit", report.over_limit.len()),
-            ("without any session", report.emptied.len()),
-            ("logged out by mistake", report.wrong_revocations.len()),
-        ];
-        for (name, count) in must_be_none {
-            let ink = if count == 0 { Ink::Good } else { Ink::Bad };
-            screen.line(&[(Ink::Plain, &format!("  {name:<24}")), (ink, &count.to_string())])?;
-        }
+        let (over, emptied) = (self.report.over_limit.len(), self.report.emptied.len());
+        let wrong = self.report.wrong_revocations.len();
+        let ink = if over + emptied + wrong == 0 { Ink::Good } else { Ink::Bad };
+        let fact = format!("over the limit {over}, left without a session {emptied}");
+        screen.line(&[(Ink::Plain, &format!("  {:<24}", "users")), (ink, &fact)])?;
+        screen.line(&[(Ink::Plain, &format!("  {:<24}", "logged out by mistake")), (ink, &wrong.to_string())])?;
         Ok(())
     }
 }

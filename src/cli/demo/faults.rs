@@ -101,14 +101,18 @@ pub(super) async fn play(show: &mut Show<'_>, cast: &Cast) -> anyhow::Result<()>
     }
     show.tell_only(TOLD_MAX);
     for (number, chapter) in chapters().iter().enumerate() {
-        play_chapter(show, cast, chapter, cast.logins + number * LOGINS_EACH).await?;
+        play_chapter(show, cast, chapter, number).await?;
     }
     Ok(())
 }
 
-async fn play_chapter(show: &mut Show<'_>, cast: &Cast, chapter: &Chapter, first: usize) -> anyhow::Result<()> {
+async fn play_chapter(show: &mut Show<'_>, cast: &Cast, chapter: &Chapter, number: usize) -> anyhow::Result<()> {
+    if number > 0 {
+        show.screen.blank()?;
+    }
     show.screen.line(&[(Ink::Title, &format!("  * {}", chapter.title))])?;
     show.screen.line(&[(Ink::Dim, &format!("    {}", chapter.answer))])?;
+    let first = cast.logins + number * LOGINS_EACH;
     let before = Figures::of(&show.stage.inside.metrics);
     show.stage.sandbox.set_faults(chapter.faults.clone());
     for (number, uid) in cast.users.iter().enumerate().take(PLAYERS_MAX) {
@@ -150,6 +154,5 @@ async fn close_chapter(show: &mut Show<'_>, before: &Figures, recovered: Duratio
         format!("over: all settled {when}; {failed} of {calls} calls had failed"),
         format!("      {dead} events given up, {wrong} logged out by mistake"),
     ];
-    lines.iter().try_for_each(|line| show.screen.line(&[(ink, &format!("{:9}{line}", ""))]))?;
-    Ok(show.screen.blank()?)
+    Ok(lines.iter().try_for_each(|line| show.screen.line(&[(ink, &format!("{:9}{line}", ""))]))?)
 }

@@ -90,11 +90,11 @@ async fn perform(args: &DemoArgs, folder: &Path, screen: &mut Screen) -> anyhow:
     screen.end_progress();
     let ending = Ending::of(&stage, &cast, calm_until).await?;
     stage.stop().await?;
-    ending.table(screen, &cast)?;
-    ending.totals(screen)?;
     if let Some(end) = &an_end {
         ending::record(screen, end)?;
     }
+    ending.table(screen, &cast)?;
+    ending.totals(screen)?;
     let failures = ending.failures();
     screen.blank()?;
     if failures.is_empty() {

@@ -12,8 +12,9 @@ use super::screen::{Ink, Screen};
 use super::stage::Stage;
 use crate::sandbox::{LoginMade, SessionView};
 
-/// How often the show looks at what has happened.
+/// How often the show looks at what has happened, and how often where a look at so many users costs more.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_AT_MANY_EVERY: Duration = Duration::from_millis(100);
 /// How often a piped run with many users says how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(2);
 /// Decisions of one user that are read to find the one that ended a session.
@@ -86,7 +87,7 @@ impl<'a> Show<'a> {
         }
     }
 
-    /// The last end that was told of a user.
+    /// The last end that was told, of a plain kind if there was one.
     pub(super) fn an_end(&self) -> Option<&EndTold> {
         self.last_end.as_ref()
     }
@@ -94,6 +95,10 @@ impl<'a> Show<'a> {
     /// Tells from now on only of the first few.
     pub(super) fn tell_only(&mut self, first: usize) {
         self.told_users.truncate(first);
+    }
+
+    fn look_every(&self) -> Duration {
+        if self.told_all { LOOK_EVERY } else { LOOK_AT_MANY_EVERY }
     }
 
     /// One login.
@@ -129,7 +134,7 @@ impl<'a> Show<'a> {
             if now >= until {
                 return Ok(());
             }
-            sleep(LOOK_EVERY.min(until - now)).await;
+            sleep(self.look_every().min(until - now)).await;
         }
     }
 
@@ -163,7 +168,7 @@ impl<'a> Show<'a> {
                     self.stage.inside.state()
                 );
             }
-            sleep(LOOK_EVERY).await;
+            sleep(self.look_every()).await;
         }
     }
 
@@ -192,7 +197,9 @@ impl<'a> Show<'a> {
         for session in ended {
             let end = end_told(uid, &session, &sessions, &decisions);
             let at = session.ended_at.unwrap_or(session.login_at);
-            self.last_end = Some(end.clone());
+            if !end.is_tie() || self.last_end.is_none() {
+                self.last_end = Some(end.clone());
+            }
             self.coming.push(Happened { at, what: What::Ends(Box::new(end)) });
             self.told.insert(session.session);
         }
@@ -264,10 +271,14 @@ impl<'a> Show<'a> {
 }
 
 impl EndTold {
+    fn is_tie(&self) -> bool {
+        self.witness.as_ref().is_some_and(|witness| instant(witness) == instant(&self.session))
+    }
+
     fn in_words(&self) -> String {
         let waited = in_words(self.waited);
         match (&self.witness, self.reason.as_str()) {
-            (Some(witness), "displaced_by_newer_login") if instant(witness) == instant(&self.session) => {
+            (Some(witness), "displaced_by_newer_login") if self.is_tie() => {
                 format!("ended after {waited}: a tie, {} stays", witness.device)
             }
             (Some(witness), "displaced_by_newer_login") => {
