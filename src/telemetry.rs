@@ -39,6 +39,15 @@ pub fn set_up_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sends logs to a file, as text without colours, so that they do not tear what a terminal shows.
+///
+/// # Errors
+/// When logs were set up before.
+pub fn set_up_log_file(file: std::fs::File) -> anyhow::Result<()> {
+    let logs = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_ansi(false);
+    Ok(logs.with_target(false).with_writer(std::sync::Mutex::new(file)).finish().try_init()?)
+}
+
 /// All metrics of a process. Cloning shares them.
 #[derive(Clone)]
 pub struct Metrics {

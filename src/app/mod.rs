@@ -2,6 +2,7 @@
 
 mod admin_addr;
 mod admin_key;
+mod inside;
 mod offline;
 mod parts;
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::admin_addr::read as read_admin_addr;
 pub use self::admin_key::read as read_admin_key;
+pub use self::inside::{Inside, Waiting};
 pub use self::offline::{ProbeFailed, decide_line, now, probe};
 use self::parts::Parts;
 use crate::api::admin::{self, Admin};

@@ -151,6 +151,7 @@ impl TenantWorker {
     /// Probes the provider until it answers; all messages wait unspent.
     async fn wait_out(&self, state: TenantState, stop: &CancellationToken) -> anyhow::Result<()> {
         let health = &self.enforcer.calls.health;
+        let mut watched = health.watch();
         let mut probes = 0_u32;
         while health.state() != TenantState::Running {
             probes = probes.saturating_add(1);
@@ -158,8 +159,10 @@ impl TenantWorker {
                 TenantState::Unauthorized => UNAUTHORIZED_PROBE,
                 _ => retry::probe_delay(probes),
             };
+            // Another caller's success (an operator who looks at a user, say) ends the pause before its probe is due.
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                _answers = watched.wait_for(|state| *state == TenantState::Running) => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
             }
             let Some(user) = self.oldest_waiting().await?.or_else(|| health.last_failed()) else { continue };
