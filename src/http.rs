@@ -46,6 +46,12 @@ impl Problem {
     }
 }
 
+/// What every listener answers to a path that it does not know.
+pub const NO_ROUTE: Problem = Problem::new(StatusCode::NOT_FOUND, "no_route", "there is no such route");
+/// What every listener answers to a known path with another method.
+pub const WRONG_METHOD: Problem =
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this route does not take this method");
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::json!({

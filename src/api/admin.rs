@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use crate::http::Problem;
+use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
 use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
@@ -57,9 +57,6 @@ pub fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-const NO_ROUTE: Problem = Problem::new(StatusCode::NOT_FOUND, "no_route", "there is no such route");
-const WRONG_METHOD: Problem =
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this route does not take this method");
 const NO_KEY: Problem = Problem::new(
     StatusCode::UNAUTHORIZED,
     "admin_key",

@@ -35,11 +35,18 @@ struct Shared {
     checked: Mutex<Option<(Instant, bool)>>,
 }
 
-/// The probes; with `metrics`, `/metrics` too.
-pub fn router(probes: Probes, metrics: bool) -> Router {
-    let router = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
-    let router = if metrics { router.route("/metrics", get(render)) } else { router };
-    router.with_state(Arc::new(Shared { probes, checked: Mutex::new(None) }))
+/// The probes for a listener that everybody may reach: a word, no tenant's name.
+pub fn public_router(probes: Probes) -> Router {
+    Router::new().route("/livez", get(livez)).route("/readyz", get(public_readyz)).with_state(Shared::of(probes))
+}
+
+/// The probes with their details, and `/metrics`.
+pub fn private_router(probes: Probes) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Shared::of(probes))
 }
 
 /// The process answers: that is all it says.
@@ -47,22 +54,16 @@ async fn livez() -> &'static str {
     "live\n"
 }
 
-/// Ready is who can accept an event durably. A provider in trouble makes it degraded, not unready: accepting goes on.
+async fn public_readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let (status, word) = shared.readiness().await;
+    (status, Json(json!({ "status": word }))).into_response()
+}
+
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let journal_writable = shared.journal_writable().await;
-    let paused: Vec<_> = shared
-        .probes
-        .tenants
-        .iter()
-        .map(|(tenant, enforcer)| (tenant, enforcer.state()))
-        .filter(|(_, state)| *state != TenantState::Running)
-        .map(|(tenant, state)| json!({ "tenant": tenant.as_str(), "cause": state.as_str() }))
-        .collect();
-    let (status, word) = match (journal_writable, paused.is_empty()) {
-        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
-        (true, false) => (StatusCode::OK, "degraded"),
-        (true, true) => (StatusCode::OK, "ready"),
-    };
+    let (status, word) = shared.readiness().await;
+    let paused: Vec<_> =
+        shared.paused().map(|(tenant, state)| json!({ "tenant": tenant.as_str(), "cause": state.as_str() })).collect();
+    let journal_writable = status == StatusCode::OK;
     (status, Json(json!({ "status": word, "journal_writable": journal_writable, "paused": paused }))).into_response()
 }
 
@@ -97,6 +98,25 @@ fn show_queue(metrics: &Metrics, stats: &[LaneStats], now_ms: i64) {
 }
 
 impl Shared {
+    fn of(probes: Probes) -> Arc<Self> {
+        Arc::new(Self { probes, checked: Mutex::new(None) })
+    }
+
+    /// Ready is who can accept an event durably. A provider in trouble makes it degraded, not unready: accepting
+    /// goes on.
+    async fn readiness(&self) -> (StatusCode, &'static str) {
+        if !self.journal_writable().await {
+            return (StatusCode::SERVICE_UNAVAILABLE, "unready");
+        }
+        let degraded = self.paused().next().is_some();
+        (StatusCode::OK, if degraded { "degraded" } else { "ready" })
+    }
+
+    fn paused(&self) -> impl Iterator<Item = (&TenantId, TenantState)> {
+        let states = self.probes.tenants.iter().map(|(tenant, enforcer)| (tenant, enforcer.state()));
+        states.filter(|(_, state)| *state != TenantState::Running)
+    }
+
     async fn journal_writable(&self) -> bool {
         let mut checked = self.checked.lock().await;
         if let Some((at, writable)) = *checked

@@ -191,7 +191,9 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
         in_flight_max: config.webhook.in_flight_max,
     };
     let public = webhook::router(tenants, Arc::clone(&queue), limits, core.clock, core.metrics.clone())
-        .merge(probes::router(probes(), false));
+        .merge(probes::public_router(probes()))
+        .fallback(async || http::NO_ROUTE)
+        .method_not_allowed_fallback(async || http::WRONG_METHOD);
     let public_server = ServerConfig {
         header_timeout: config.webhook.header_timeout,
         connections_max: config.webhook.connections_max,
@@ -200,7 +202,7 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
     admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { vec![config.admin.listen.ip().to_string()] } else { Vec::new() };
-    let private = core.admin_router(admin_key.clone(), hosts).merge(probes::router(probes(), true));
+    let private = core.admin_router(admin_key.clone(), hosts).merge(probes::private_router(probes()));
     let private_server =
         ServerConfig { header_timeout: ADMIN_HEADER_TIMEOUT, connections_max: http::ADMIN_CONNECTIONS_MAX, tls: None };
     let public = Listener::bind(config.webhook.listen, public, public_server)?;

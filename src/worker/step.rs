@@ -124,7 +124,9 @@ impl Enforcer for TenantEnforcer {
                 evaluation.decision = Some(decision.clone());
                 evaluation.view.clone_from(&view);
                 evaluation.devices = device_count(&view, &resolution.policy.policy);
-                self.count(&decision, executed);
+                if !look.dry_run {
+                    self.count(&decision, executed);
+                }
             }
             if !executed {
                 if !look.dry_run && !chosen.is_empty() {
