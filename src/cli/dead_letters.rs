@@ -150,7 +150,8 @@ async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
     .await?;
     if !args.json {
         if count > 0 {
-            output::line(table)?;
+            output::keep_whole(&mut table, &[0, 1]);
+            output::show(&table)?;
         }
         output::line(counted(count, "dead letter"))?;
     }
@@ -171,7 +172,7 @@ async fn show(admin: &AdminClient, args: ShowArgs) -> anyhow::Result<ExitCode> {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         table.add_row([field, &value]);
     }
-    output::line(table)?;
+    output::show(&table)?;
     Ok(ExitCode::SUCCESS)
 }
 
