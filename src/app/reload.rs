@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 
 use crate::config::{Config, LoginRadiusSection};
 use crate::directives::ConfiguredDirectives;
@@ -57,7 +57,7 @@ fn is_policy(path: &str) -> bool {
 
 fn secrets(section: &LoginRadiusSection) -> Vec<&str> {
     let keys = [&section.api_key, &section.api_secret].into_iter().chain(&section.webhook_secrets);
-    keys.map(|secret| secret.expose_secret()).collect()
+    keys.map(ExposeSecret::expose_secret).collect()
 }
 
 #[cfg(test)]

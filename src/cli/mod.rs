@@ -48,7 +48,7 @@ struct Cli {
 enum Command {
     Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
-    Sandbox(sandbox::SandboxArgs),
+    Sandbox(Box<sandbox::SandboxArgs>),
     Check(check::CheckArgs),
     Sessions(users::SessionsArgs),
     Enforce(users::EnforceArgs),
@@ -112,7 +112,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args).await,
         Command::Serve(args) => serve::run(args, source).await,
-        Command::Sandbox(args) => sandbox::run(args).await,
+        Command::Sandbox(args) => sandbox::run(*args).await,
         Command::Check(args) => check::run(args, source).await,
         Command::Sessions(args) => users::sessions(args, source).await,
         Command::Enforce(args) => users::enforce(args, source).await,

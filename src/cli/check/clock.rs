@@ -42,8 +42,8 @@ fn compare(ahead: i64) -> Finding {
     let direction = if ahead > 0 { "ahead of" } else { "behind" };
     let found = format!("{} s {direction} LoginRadius' clock", ahead.abs());
     match ahead.abs() {
-        0..=AGREES => Finding::ok("clock", "agrees with LoginRadius'"),
-        0..=DISAGREES => Finding::warning("clock", found, REMEDY),
+        off if off <= AGREES => Finding::ok("clock", "agrees with LoginRadius'"),
+        off if off <= DISAGREES => Finding::warning("clock", found, REMEDY),
         _ => Finding::problem("clock", found, REMEDY),
     }
 }

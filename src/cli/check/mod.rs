@@ -13,6 +13,7 @@ use super::output::{self, Tone};
 use super::{Source, web};
 use crate::app::{self, ProbeFailed};
 use crate::config::{Config, CredentialsIn};
+use crate::model::TenantId;
 
 /// Check configuration, credentials, queue, clock and disk, and say what to do
 #[derive(Args)]
@@ -94,7 +95,7 @@ fn show(finding: &Finding) -> anyhow::Result<()> {
 /// It was read, so it is valid; some of what is valid deserves a second thought.
 fn configuration(config: &Config) -> Vec<Finding> {
     let about = "configuration";
-    let tenants: Vec<&str> = config.tenants.keys().map(|tenant| tenant.as_str()).collect();
+    let tenants: Vec<&str> = config.tenants.keys().map(TenantId::as_str).collect();
     let mut findings = vec![Finding::ok(about, format!("valid, tenants: {}", tenants.join(", ")))];
     if !config.webhook.listen.ip().is_loopback() && config.webhook.tls_cert.is_none() {
         findings.push(Finding::warning(
