@@ -5,6 +5,7 @@ mod admin_key;
 mod inside;
 mod offline;
 mod parts;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -22,11 +23,13 @@ pub use self::admin_key::read as read_admin_key;
 pub use self::inside::{Inside, Waiting};
 pub use self::offline::{ProbeFailed, decide_line, now, probe};
 use self::parts::Parts;
+pub use self::reload::RunningPolicies;
 use crate::api::admin::{self, Admin};
 use crate::api::probes::{self, Probes};
 use crate::clock::Clock;
 use crate::config::{Config, CredentialsIn, LoginRadiusSection};
 use crate::directives::ConfiguredDirectives;
+
 use crate::http::{self, ServerConfig};
 use crate::ledger::{Ledger, SqliteLedger};
 use crate::model::TenantId;
@@ -226,9 +229,9 @@ impl App {
         &self.admin_key
     }
 
-    /// For replacing policies while it runs.
-    pub fn directives(&self) -> Arc<ConfiguredDirectives> {
-        Arc::clone(&self.core.directives)
+    /// For replacing policies while it runs; `started` is the configuration that the app was built from.
+    pub fn policies(&self, started: Config) -> RunningPolicies {
+        RunningPolicies::new(Arc::clone(&self.core.directives), started)
     }
 
     pub fn metrics(&self) -> Metrics {

@@ -7,6 +7,9 @@ use serde_json::json;
 
 use super::{Source, output};
 
+/// Most settings are shorter, so that what follows stands in one column.
+const SETTING_WIDTH: usize = 50;
+
 /// Show every option with its value and where that comes from; secrets are hidden
 #[derive(Args)]
 #[command(after_help = "Example:\n  soloist config --config soloist.toml --json")]
@@ -18,17 +21,14 @@ pub(super) struct ConfigArgs {
 
 pub(super) fn run(args: &ConfigArgs, source: &Source) -> anyhow::Result<ExitCode> {
     let config = source.read()?;
-    let mut table = output::table(["option", "value", "from"]);
     for option in config.effective() {
         let origin = option.origin.to_string();
         if args.json {
             output::line(json!({ "option": option.path, "value": option.value, "from": origin }))?;
         } else {
-            table.add_row([&option.path, &option.value, &origin]);
+            let setting = format!("{} = {}", option.path, option.value);
+            output::line(format_args!("{setting:<SETTING_WIDTH$} # {origin}"))?;
         }
-    }
-    if !args.json {
-        output::line(table)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -150,7 +150,8 @@ async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
     .await?;
     if !args.json {
         if count > 0 {
-            output::line(table)?;
+            output::keep_whole(&mut table, &[0, 1]);
+            output::show(&table)?;
         }
         output::line(counted(count, "dead letter"))?;
     }
@@ -171,7 +172,7 @@ async fn show(admin: &AdminClient, args: ShowArgs) -> anyhow::Result<ExitCode> {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         table.add_row([field, &value]);
     }
-    output::line(table)?;
+    output::show(&table)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -203,7 +204,7 @@ async fn redrive(admin: &AdminClient, args: RedriveArgs) -> anyhow::Result<ExitC
     let ids = chosen(admin, &args.choice).await?;
     let done = in_batches(admin, "redrive", "redriven", &ids).await?;
     output::line(format_args!("put back {}", counted(done, "dead letter")))?;
-    report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), "cannot be read, or are gone")
+    Ok(report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), "cannot be read, or are gone"))
 }
 
 async fn discard(admin: &AdminClient, args: DropArgs) -> anyhow::Result<ExitCode> {
@@ -218,14 +219,14 @@ async fn discard(admin: &AdminClient, args: DropArgs) -> anyhow::Result<ExitCode
     }
     let done = in_batches(admin, "drop", "dropped", &ids).await?;
     output::line(format_args!("deleted {}", counted(done, "dead letter")))?;
-    report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), "are gone")
+    Ok(report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), "are gone"))
 }
 
 /// Those that were named one by one must all be done.
-fn report_rest(choice: &Choice, rest: u64, why: &str) -> anyhow::Result<ExitCode> {
+fn report_rest(choice: &Choice, rest: u64, why: &str) -> ExitCode {
     if rest == 0 {
-        return Ok(ExitCode::SUCCESS);
+        return ExitCode::SUCCESS;
     }
     output::note(format_args!("{rest} of them {why}"));
-    Ok(if choice.ids.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if choice.ids.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a command, and one place that writes to the terminal.
 
 mod admin;
+mod check;
 mod config;
 mod dead_letters;
 mod decide;
@@ -47,7 +48,8 @@ struct Cli {
 enum Command {
     Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
-    Sandbox(sandbox::SandboxArgs),
+    Sandbox(Box<sandbox::SandboxArgs>),
+    Check(check::CheckArgs),
     Sessions(users::SessionsArgs),
     Enforce(users::EnforceArgs),
     Revoke(users::RevokeArgs),
@@ -110,7 +112,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args).await,
         Command::Serve(args) => serve::run(args, source).await,
-        Command::Sandbox(args) => sandbox::run(args).await,
+        Command::Sandbox(args) => sandbox::run(*args).await,
+        Command::Check(args) => check::run(args, source).await,
         Command::Sessions(args) => users::sessions(args, source).await,
         Command::Enforce(args) => users::enforce(args, source).await,
         Command::Revoke(args) => users::revoke(args, source).await,

@@ -3,8 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
-use comfy_table::{Cell, Color, ContentArrangement, Table};
-use comfy_table::{LineStyle, TableStyle};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle};
 use owo_colors::{OwoColorize as _, Stream};
 use serde_json::Value;
 
@@ -77,11 +76,22 @@ pub(super) enum Tone {
     Plain,
 }
 
+/// A coloured word, where colours are wanted.
+pub(super) fn painted(word: &str, tone: Tone) -> String {
+    let out = Stream::Stdout;
+    match tone {
+        Tone::Good => word.if_supports_color(out, |word| word.green()).to_string(),
+        Tone::Warning => word.if_supports_color(out, |word| word.yellow()).to_string(),
+        Tone::Bad => word.if_supports_color(out, |word| word.red()).to_string(),
+        Tone::Plain => word.to_owned(),
+    }
+}
+
 /// A coloured cell, where colours are wanted.
 pub(super) fn cell(text: impl Into<String>, tone: Tone) -> Cell {
     let cell = Cell::new(text.into());
     // The table itself knows terminals, but not NO_COLOR.
-    let colours = "x".if_supports_color(Stream::Stdout, |x| x.red()).to_string() != "x";
+    let colours = painted("x", Tone::Bad) != "x";
     match tone {
         Tone::Good if colours => cell.fg(Color::Green),
         Tone::Warning if colours => cell.fg(Color::Yellow),
@@ -101,6 +111,20 @@ pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     }
     table.set_header(header);
     table
+}
+
+/// Writes a table. Nothing is left at the ends of its lines, so that it can be searched and compared.
+pub(super) fn show(table: &Table) -> anyhow::Result<()> {
+    line(table.trim_fmt())
+}
+
+/// Keeps these columns from being broken into several lines.
+pub(super) fn keep_whole(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
 }
 
 /// A text of a JSON object, empty where there is none.

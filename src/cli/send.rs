@@ -67,7 +67,7 @@ pub(super) async fn run(args: SendArgs, source: Source) -> anyhow::Result<ExitCo
         let tone = if answer.starts_with('2') { Tone::Good } else { Tone::Bad };
         table.add_row([output::cell(answer.as_str(), tone), output::cell(count.to_string(), Tone::Plain)]);
     }
-    output::line(table)?;
+    output::show(&table)?;
     Ok(if accepted == args.count.get() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Source, Usage};
-use crate::app;
+use crate::app::{self, RunningPolicies};
 use crate::telemetry;
 
 const EXAMPLES: &str = "Examples:
@@ -48,6 +48,7 @@ pub(super) async fn run(args: ServeArgs, source: Source) -> anyhow::Result<ExitC
     let app = app::build(&config).await?;
     tracing::info!("listening for webhooks on {}", app.webhook_addr());
     tracing::info!("admin API on {}", app.admin_addr());
+    let policies = app.policies(config);
     let stop = CancellationToken::new();
     let running = app.run(stop.clone());
     tokio::pin!(running);
@@ -58,33 +59,62 @@ pub(super) async fn run(args: ServeArgs, source: Source) -> anyhow::Result<ExitC
                 tracing::info!("stopped");
                 return Ok(ExitCode::SUCCESS);
             }
-            () = signals.stop() => {
-                if stop.is_cancelled() {
+            told = signals.next() => match told {
+                Told::Reload => reload(&policies, &source),
+                Told::Stop if stop.is_cancelled() => {
                     bail!("a second signal came before everything had stopped; what was accepted is kept");
                 }
-                tracing::info!("stopping: what has begun is finished first, a second signal quits at once");
-                stop.cancel();
+                Told::Stop => {
+                    tracing::info!("stopping: what has begun is finished first, a second signal quits at once");
+                    stop.cancel();
+                }
+            },
+        }
+    }
+}
+
+/// Takes over the policies of the configuration as it is now, or keeps the old ones and says why.
+fn reload(policies: &RunningPolicies, source: &Source) {
+    match source.read().map_err(anyhow::Error::from).and_then(|config| policies.replace(&config)) {
+        Err(error) => tracing::error!("the policies stay as they are: {error:#}"),
+        Ok(waiting) => {
+            tracing::info!("the policies were read again and hold from now on");
+            if !waiting.is_empty() {
+                let waiting = waiting.into_iter().collect::<Vec<_>>().join(", ");
+                tracing::warn!("these options were changed too, and need a restart: {waiting}");
             }
         }
     }
 }
 
+/// What a signal asks for.
+enum Told {
+    Stop,
+    Reload,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    reload: Signal,
 }
 
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            reload: listen(SignalKind::hangup())?,
+        })
     }
 
     /// Cancel-safe.
-    async fn stop(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.reload.recv() => Told::Reload,
         }
     }
 }

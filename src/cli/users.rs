@@ -112,7 +112,7 @@ pub(super) async fn sessions(args: SessionsArgs, source: Source) -> anyhow::Resu
         return Ok(ExitCode::SUCCESS);
     }
     if !list(&answer, "sessions").is_empty() {
-        output::line(session_table(&answer, |session| match text(session, "action") {
+        output::show(&session_table(&answer, |session| match text(session, "action") {
             "" => ("-".to_owned(), Tone::Plain),
             action @ "revoke" => (action.to_owned(), Tone::Bad),
             action @ "keep" => (action.to_owned(), Tone::Good),
@@ -139,7 +139,7 @@ pub(super) async fn enforce(args: EnforceArgs, source: Source) -> anyhow::Result
         list(&answer, "outcomes").iter().find(of_this).map(|outcome| text(outcome, "ended"))
     };
     if !list(&answer, "sessions").is_empty() {
-        output::line(session_table(&answer, |session| match (outcome_of(session), text(session, "action")) {
+        output::show(&session_table(&answer, |session| match (outcome_of(session), text(session, "action")) {
             (Some("failed"), _) => ("failed".to_owned(), Tone::Bad),
             (Some(ended), _) => (ended.replace('_', " "), Tone::Warning),
             (None, "revoke") => ("surplus".to_owned(), Tone::Bad),
@@ -250,7 +250,8 @@ pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Re
             },
         ]);
     }
-    output::line(table)?;
+    output::keep_whole(&mut table, &[0]);
+    output::show(&table)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -269,6 +270,7 @@ fn session_table(answer: &Value, state: impl Fn(&Value) -> (String, Tone)) -> Ta
             output::cell(state, tone),
         ]);
     }
+    output::keep_whole(&mut table, &[0, 1, 4]);
     table
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::flags::read_faults;
 use crate::cli::output;
-use crate::sandbox::{Faults, LoginMade, Report};
+use crate::sandbox::{Faults, LoginMade, Report, WebhookFate};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -76,16 +76,21 @@ struct Logins {
 pub(super) async fn login(args: LoginArgs) -> anyhow::Result<ExitCode> {
     let client = client()?;
     let body = json!({ "uid": args.uid, "device": args.device });
+    let mut silent = false;
     for _ in 0..args.count {
         let answer = ask(&args.target, client.post(args.target.at("/_sandbox/login")).json(&body)).await?;
         let Logins { logins } = serde_json::from_value(answer).context("the sandbox's answer cannot be read")?;
         for login in logins {
+            silent |= login.webhook == WebhookFate::NotSent;
             if args.json {
                 output::line(serde_json::to_string(&login)?)?;
             } else {
                 output::line(format_args!("{}  session {}  {}", login.uid, login.session, login.device))?;
             }
         }
+    }
+    if silent {
+        output::note("no login event was sent: the sandbox was started without --webhook URL");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -116,7 +121,7 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
     for (answer, count) in &report.answers {
         table.add_row([format!("API calls: {answer}"), count.to_string()]);
     }
-    output::line(table)?;
+    output::show(&table)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,0 +1,84 @@
+//! Replaces the policies of a running service by those of a configuration that was read again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+
+use crate::config::{Config, LoginRadiusSection};
+use crate::directives::ConfiguredDirectives;
+
+/// The policies of a running service, to be replaced while it runs.
+pub struct RunningPolicies {
+    directives: Arc<ConfiguredDirectives>,
+    /// What the service runs with, except for its policies.
+    started: Config,
+}
+
+impl RunningPolicies {
+    pub(super) fn new(directives: Arc<ConfiguredDirectives>, started: Config) -> Self {
+        Self { directives, started }
+    }
+
+    /// From now on the policies of this configuration hold. The answer names what else has changed: that needs a
+    /// restart.
+    pub fn replace(&self, config: &Config) -> anyhow::Result<BTreeSet<String>> {
+        let mut policies = config.policies()?;
+        // A tenant that is no longer configured is worked on until the restart, by the policy that it started with.
+        for (tenant, policy) in self.started.policies()? {
+            policies.entry(tenant).or_insert(policy);
+        }
+        self.directives.replace(policies);
+        Ok(needs_restart(&self.started, config))
+    }
+}
+
+/// The options that differ and are no policy.
+fn needs_restart(started: &Config, now: &Config) -> BTreeSet<String> {
+    let shown = |config: &Config| -> BTreeSet<(String, String)> {
+        let options = config.effective().iter().filter(|option| !is_policy(&option.path));
+        options.map(|option| (option.path.clone(), option.value.clone())).collect()
+    };
+    let (before, after) = (shown(started), shown(now));
+    let mut changed: BTreeSet<String> = before.symmetric_difference(&after).map(|(path, _)| path.clone()).collect();
+    // Secrets are not shown, so they are compared here.
+    for (tenant, was) in &started.tenants {
+        let section = if was.policy_path == "policy" { String::new() } else { format!("tenants.{tenant}.") };
+        if now.tenants.get(tenant).is_some_and(|is| secrets(&is.loginradius) != secrets(&was.loginradius)) {
+            changed.insert(format!("the secrets in {section}loginradius"));
+        }
+    }
+    changed
+}
+
+fn is_policy(path: &str) -> bool {
+    path.starts_with("policy.") || (path.starts_with("tenants.") && path.contains(".policy."))
+}
+
+fn secrets(section: &LoginRadiusSection) -> Vec<&str> {
+    let keys = [&section.api_key, &section.api_secret].into_iter().chain(&section.webhook_secrets);
+    keys.map(ExposeSecret::expose_secret).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigSources;
+
+    fn config(options: &[(&str, &str)]) -> Config {
+        let required = [("SOLOIST_LOGINRADIUS__API_KEY", "key"), ("SOLOIST_LOGINRADIUS__API_SECRET", "one")];
+        let env = required.iter().chain(options).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(&ConfigSources { env: env.collect(), ..ConfigSources::default() }).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_no_policy_needs_a_restart() {
+        let restart = |options: &[(&str, &str)]| -> Vec<String> {
+            needs_restart(&config(&[]), &config(options)).into_iter().collect()
+        };
+        assert!(restart(&[("SOLOIST_POLICY__LIMIT", "3"), ("SOLOIST_POLICY__MODE", "observe")]).is_empty());
+        assert_eq!(restart(&[("SOLOIST_WEBHOOK__LISTEN", "127.0.0.1:1")]), ["webhook.listen"]);
+        let secret = restart(&[("SOLOIST_LOGINRADIUS__API_SECRET", "two")]);
+        assert_eq!(secret, ["the secrets in loginradius"]);
+    }
+}

@@ -1,0 +1,136 @@
+//! `soloist check`: looks at everything the service needs, and says what to do about what is wrong.
+
+mod clock;
+mod disk;
+mod queue;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{self, Tone};
+use super::{Source, web};
+use crate::app::{self, ProbeFailed};
+use crate::config::{Config, CredentialsIn};
+use crate::model::TenantId;
+
+/// Check configuration, credentials, queue, clock and disk, and say what to do
+#[derive(Args)]
+#[command(after_help = "Example:\n  soloist check --config soloist.toml")]
+pub(super) struct CheckArgs {
+    /// One JSON object a finding
+    #[arg(long)]
+    json: bool,
+}
+
+/// How things stand.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ok,
+    Warning,
+    Problem,
+}
+
+/// What was found, and what to do about it.
+#[derive(Serialize)]
+struct Finding {
+    about: String,
+    state: State,
+    found: String,
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(about: &str, found: impl Into<String>) -> Self {
+        Self { about: about.to_owned(), state: State::Ok, found: found.into(), remedy: None }
+    }
+
+    fn warning(about: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { about: about.to_owned(), state: State::Warning, found: found.into(), remedy: Some(remedy.into()) }
+    }
+
+    fn problem(about: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { state: State::Problem, ..Self::warning(about, found, remedy) }
+    }
+}
+
+pub(super) async fn run(args: CheckArgs, source: Source) -> anyhow::Result<ExitCode> {
+    let config = source.read()?;
+    let mut findings = configuration(&config);
+    findings.extend(credentials(&config).await);
+    findings.extend(queue::check(&config).await);
+    findings.push(clock::check(&config).await);
+    findings.push(disk::check(&config.data_dir));
+    for finding in &findings {
+        if args.json {
+            output::line(serde_json::to_string(finding)?)?;
+        } else {
+            show(finding)?;
+        }
+    }
+    let is_fine = findings.iter().all(|finding| finding.state != State::Problem);
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(finding: &Finding) -> anyhow::Result<()> {
+    let (word, tone) = match finding.state {
+        State::Ok => ("ok", Tone::Good),
+        State::Warning => ("warning", Tone::Warning),
+        State::Problem => ("problem", Tone::Bad),
+    };
+    output::line(format_args!(
+        "{}  {}: {}",
+        output::painted(&format!("{word:<7}"), tone),
+        finding.about,
+        finding.found
+    ))?;
+    match &finding.remedy {
+        Some(remedy) => output::line(format_args!("         {remedy}")),
+        None => Ok(()),
+    }
+}
+
+/// It was read, so it is valid; some of what is valid deserves a second thought.
+fn configuration(config: &Config) -> Vec<Finding> {
+    let about = "configuration";
+    let tenants: Vec<&str> = config.tenants.keys().map(TenantId::as_str).collect();
+    let mut findings = vec![Finding::ok(about, format!("valid, tenants: {}", tenants.join(", ")))];
+    if !config.webhook.listen.ip().is_loopback() && config.webhook.tls_cert.is_none() {
+        findings.push(Finding::warning(
+            about,
+            format!("webhook.listen = {} takes requests from other machines without TLS", config.webhook.listen),
+            "put a proxy with TLS before it, or set webhook.tls_cert and webhook.tls_key",
+        ));
+    }
+    if config.admin.insecure && !config.admin.listen.ip().is_loopback() {
+        findings.push(Finding::warning(
+            about,
+            format!("admin.listen = {} sends the admin key unencrypted to other machines", config.admin.listen),
+            "listen on a loopback address, or keep that network private",
+        ));
+    }
+    for (tenant, of) in &config.tenants {
+        if of.loginradius.credentials_in == CredentialsIn::Query {
+            findings.push(Finding::warning(
+                about,
+                format!("tenant {tenant} sends its API secret in URLs, which proxies write into their logs"),
+                "set loginradius.credentials_in = \"headers\", which all but old tenants accept",
+            ));
+        }
+    }
+    findings
+}
+
+async fn credentials(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (tenant, of) in &config.tenants {
+        let about = format!("credentials of tenant {tenant}");
+        findings.push(match app::probe(&of.loginradius).await {
+            Ok(()) => Finding::ok(&about, format!("accepted by {}", of.loginradius.api_url)),
+            Err(ProbeFailed { why, remedy }) => Finding::problem(&about, format!("{why:#}"), remedy),
+        });
+    }
+    findings
+}

@@ -1,0 +1,149 @@
+//! The command line, by the real binary: what it prints, and with which code it ends.
+
+mod data;
+mod offline;
+mod service;
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::support::soon;
+
+/// How a command ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) code: Option<i32>,
+    pub(super) out: String,
+    pub(super) err: String,
+}
+
+/// The binary with an environment of its own, in an empty folder.
+pub(super) struct Soloist {
+    env: Vec<(String, String)>,
+    folder: TempDir,
+}
+
+impl Soloist {
+    /// Without any configuration.
+    pub(super) fn bare() -> Self {
+        Self { env: Vec::new(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Configured for an API, with free ports.
+    pub(super) fn for_api(api_url: &str) -> Self {
+        let mut soloist = Self::bare();
+        let data_dir = soloist.data_dir().to_str().unwrap().to_owned();
+        for (name, value) in [
+            ("DATA_DIR", data_dir.as_str()),
+            ("WEBHOOK__LISTEN", "127.0.0.1:0"),
+            ("ADMIN__LISTEN", "127.0.0.1:0"),
+            ("LOGINRADIUS__API_URL", api_url),
+            ("LOGINRADIUS__API_KEY", "sandbox-key"),
+            ("LOGINRADIUS__API_SECRET", "sandbox-secret"),
+        ] {
+            soloist.set(name, value);
+        }
+        soloist
+    }
+
+    pub(super) fn set(&mut self, option: &str, value: &str) {
+        self.env.push((format!("SOLOIST_{option}"), value.to_owned()));
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn data_dir(&self) -> std::path::PathBuf {
+        self.folder().join("data")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_soloist"));
+        command.args(args).env_clear().envs(self.env.iter().cloned()).current_dir(self.folder());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command to its end. What is piped has no control codes.
+    pub(super) async fn run(&self, args: &[&str]) -> Ended {
+        self.run_with(args, "").await
+    }
+
+    pub(super) async fn run_with(&self, args: &[&str], input: &str) -> Ended {
+        let mut child = self.command(args).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A command that does not read closes its end.
+        stdin.write_all(input.as_bytes()).await.ok();
+        drop(stdin);
+        let output = soon("a command to end", child.wait_with_output()).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let ended = Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
+        assert!(!ended.out.contains('\u{1b}') && !ended.err.contains('\u{1b}'), "{args:?}: {ended:?}");
+        ended
+    }
+
+    /// Runs a command that has to succeed; its output.
+    pub(super) async fn done(&self, args: &[&str]) -> String {
+        let ended = self.run(args).await;
+        assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
+        ended.out
+    }
+
+    /// Starts a command that goes on until it is told to stop.
+    pub(super) fn start(&self, args: &[&str]) -> Running {
+        let mut child = self.command(args).spawn().unwrap();
+        let (sender, lines) = mpsc::unbounded_channel();
+        let mut readers = JoinSet::new();
+        readers.spawn(read_lines(child.stdout.take().unwrap(), sender.clone()));
+        readers.spawn(read_lines(child.stderr.take().unwrap(), sender));
+        Running { child, lines, _readers: readers }
+    }
+}
+
+async fn read_lines(from: impl AsyncRead + Unpin, to: mpsc::UnboundedSender<String>) {
+    let mut lines = BufReader::new(from).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        assert!(!line.contains('\u{1b}'), "{line}");
+        to.send(line).ok();
+    }
+}
+
+/// A command that runs. Dropping it kills it.
+pub(super) struct Running {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    _readers: JoinSet<()>,
+}
+
+impl Running {
+    /// Waits for a line that contains `marker`; what stands behind it.
+    pub(super) async fn says(&mut self, marker: &str) -> String {
+        let said = soon(marker, async {
+            loop {
+                let line = self.lines.recv().await.unwrap_or_else(|| panic!("it ended before it said {marker:?}"));
+                if let Some((_, rest)) = line.split_once(marker) {
+                    return rest.trim().to_owned();
+                }
+            }
+        });
+        said.await
+    }
+
+    /// Sends it a signal by name.
+    pub(super) async fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id().unwrap());
+        assert!(Command::new("sh").args(["-c", &kill]).status().await.unwrap().success());
+    }
+
+    /// Its exit code.
+    pub(super) async fn ended(&mut self) -> Option<i32> {
+        soon("a process to end", self.child.wait()).await.unwrap().code()
+    }
+}
