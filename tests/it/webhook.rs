@@ -197,8 +197,13 @@ impl Queue for StuckQueue {
 }
 
 fn stuck_router(full: bool, in_flight_max: usize) -> axum::Router {
+    router_with(full, in_flight_max, WebhookLimits::BUFFER_KIB_MAX)
+}
+
+fn router_with(full: bool, in_flight_max: usize, buffer_kib_max: usize) -> axum::Router {
     let tenant = WebhookTenant { id: TenantId::default_tenant(), secrets: vec![API_SECRET.as_bytes().to_vec()] };
-    let limits = WebhookLimits { body_bytes_max: 1024, body_timeout: Duration::from_secs(5), in_flight_max };
+    let limits =
+        WebhookLimits { body_bytes_max: 1024, body_timeout: Duration::from_secs(5), in_flight_max, buffer_kib_max };
     webhook::router(vec![tenant], Arc::new(StuckQueue { full }), limits, Clock::start(), Metrics::new())
 }
 
@@ -224,4 +229,11 @@ async fn more_waiting_requests_than_the_limit_are_refused_at_once() {
 async fn a_full_queue_is_answered_503() {
     let refused = stuck_router(true, 2).oneshot(signed_request()).await.unwrap();
     assert_eq!(refused.status(), 503);
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_memory_for_them_are_refused() {
+    let refused = router_with(true, 2, 0).oneshot(signed_request()).await.unwrap();
+    let body = axum::body::to_bytes(refused.into_body(), 10_000).await.unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("urn:soloist:problem:busy"));
 }
