@@ -63,3 +63,22 @@ async fn refused_credentials_pause_one_tenant_and_another_goes_on() {
     assert_eq!(service.metric(&paused), 0);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_pause_ends_when_any_call_succeeds_not_at_the_next_probe() {
+    let service = Service::start().await;
+    service.sandbox.set_faults(Faults { secret_rotated: true, ..Faults::default() });
+    for _ in 0..2 {
+        service.sandbox.login("ann", None).unwrap();
+    }
+    let paused = format!("{PAUSED}\"unauthorized\"}}");
+    service.until("the pause", async |service| service.metric(&paused) >= 1).await;
+
+    service.sandbox.set_faults(Faults::default());
+    assert_eq!(service.admin("GET", "/admin/v1/users/ann/sessions").await.0, 200);
+
+    // Well before the probe, which comes after 30 s.
+    service.settled_within(std::time::Duration::from_secs(20)).await;
+    assert_eq!(service.sandbox.sessions("ann").len(), 1);
+    service.stop().await;
+}

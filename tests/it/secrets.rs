@@ -89,7 +89,7 @@ async fn planted_secrets_are_nowhere_to_be_found() {
     for answer in &answers {
         assert_eq!(found(&needles, answer.as_bytes()), None, "in the answer {answer}");
     }
-    //HUP
+    signal(serving.id(), "HUP").await;
     let key = std::fs::read_to_string(data_dir.path().join("admin.key")).unwrap();
     let running_files = files_below(data_dir.path());
     let (code, log) = serving.stop().await;

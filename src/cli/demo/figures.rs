@@ -3,6 +3,7 @@
 use crate::telemetry::Metrics;
 
 /// The metrics at one moment.
+#[derive(Default)]
 pub(super) struct Figures(String);
 
 impl Figures {

@@ -51,18 +51,21 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         telemetry::set_up_log_file(log).ok();
     }
     let shown = tokio::select! {
-        shown = perform(&args, folder.path(), &mut screen) => shown,
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and(Ok(false)),
+        shown = perform(&args, folder.path(), &mut screen) => shown.map(Some),
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and(Ok(None)),
     };
     screen.end_progress();
+    if matches!(shown, Ok(None)) {
+        screen.text("\nStopped before the end.").ok();
+    }
     if args.keep {
         let kept = folder.keep();
         // Whoever closed the pipe does not want to know.
         screen.text(&format!("\nQueue, ledger and log are kept in {}", kept.display())).ok();
     }
     match shown {
-        Ok(true) => Ok(ExitCode::SUCCESS),
-        Ok(false) => Ok(ExitCode::FAILURE),
+        Ok(Some(true)) => Ok(ExitCode::SUCCESS),
+        Ok(_) => Ok(ExitCode::FAILURE),
         Err(error) if is_closed_pipe(&error) => Ok(ExitCode::FAILURE),
         Err(error) => Err(error),
     }
@@ -94,7 +97,7 @@ async fn perform(args: &DemoArgs, folder: &Path, screen: &mut Screen) -> anyhow:
         ending::record(screen, end)?;
     }
     ending.table(screen, &cast)?;
-    ending.totals(screen)?;
+    ending.totals(screen, &cast)?;
     let failures = ending.failures();
     screen.blank()?;
     if failures.is_empty() {
@@ -111,12 +114,21 @@ async fn perform(args: &DemoArgs, folder: &Path, screen: &mut Screen) -> anyhow:
 fn opening(screen: &mut Screen, cast: &Cast) -> io::Result<()> {
     screen.line(&[(Ink::Title, "Soloist keeps each account on one device")])?;
     screen.blank()?;
+    let who = match cast.users.len() {
+        1 => "One user logs in".to_owned(),
+        users => format!("{users} users log in"),
+    };
+    let how_often = match (cast.logins, cast.users.len()) {
+        (1, _) => "once".to_owned(),
+        (logins, 1) => format!("{logins} times"),
+        (logins, _) => format!("{logins} times each"),
+    };
     screen.text(&format!(
-        "{} users log in {} times each, on several devices, against a pretend\n\
+        "{who} {how_often}, on several devices, against a pretend\n\
          LoginRadius (the sandbox). The whole real service runs in this process:\n\
-         webhook in, made durable in a queue, sessions listed, all but the newest ended.",
-        cast.users.len(),
-        cast.logins
+         webhook in, made durable in a queue, sessions listed, all but the newest ended.\n\n\
+         + is a login, - is a session that Soloist ended: on which device, its id,\n\
+         how long after the newer login, and why.",
     ))?;
     if !cast.is_told_in_full() {
         screen.text(&format!("Of so many, only {} are shown one by one.", cast.told().join(", ")))?;

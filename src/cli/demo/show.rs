@@ -63,8 +63,7 @@ pub(super) struct Show<'a> {
     last_end: Option<EndTold>,
     state: &'static str,
     said: Instant,
-    /// Logins so far, and how many will come in all.
-    pub(super) logins: u64,
+    /// Logins that will come in all.
     pub(super) planned: u64,
 }
 
@@ -82,7 +81,6 @@ impl<'a> Show<'a> {
             last_end: None,
             state: "running",
             said: Instant::now(),
-            logins: 0,
             planned: 0,
         }
     }
@@ -119,7 +117,6 @@ impl<'a> Show<'a> {
     }
 
     fn tell_login(&mut self, made: LoginMade, words: &'static str) {
-        self.logins = self.logins.saturating_add(1);
         if self.told_users.contains(&made.uid) {
             self.coming.push(Happened { at: made.login_at, what: What::LogsIn { made, words } });
         }

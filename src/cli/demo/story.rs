@@ -47,6 +47,11 @@ impl Cast {
         self.users.len().saturating_mul(self.logins)
     }
 
+    /// Whether some webhooks are made late, besides those that faults make late.
+    pub(super) fn has_late_webhooks(&self) -> bool {
+        Acts::of(self.logins).burst > 0
+    }
+
     /// The device of a user's login number `login`: another one each time, and another order for each user.
     pub(super) fn device(&self, user: usize, login: usize) -> &'static str {
         let at = user.wrapping_mul(3).wrapping_add(login) % self.devices.len().max(1);
