@@ -104,6 +104,7 @@ async fn slow_clients_are_cut_off_while_others_are_served() {
     )
     .await;
     let addr = service.webhook_url.split('/').nth(2).unwrap().to_owned();
+    let mut silent = tokio::net::TcpStream::connect(&addr).await.unwrap();
     let mut headers = tokio::net::TcpStream::connect(&addr).await.unwrap();
     headers.write_all(b"POST /webhooks/loginradius HTTP/1.1\r\nhost: x\r\n").await.unwrap();
     let mut body = tokio::net::TcpStream::connect(&addr).await.unwrap();
@@ -114,11 +115,32 @@ async fn slow_clients_are_cut_off_while_others_are_served() {
     assert_eq!(status, 202);
 
     let (mut headers_answer, mut body_answer) = (Vec::new(), Vec::new());
+    soon("the silent one's cut", silent.read_to_end(&mut Vec::new())).await.ok();
     soon("the cut", headers.read_to_end(&mut headers_answer)).await.ok();
     soon("408", body.read_to_end(&mut body_answer)).await.ok();
     assert!(!headers_answer.starts_with(b"HTTP/1.1 2"));
     assert!(body_answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&body_answer));
     assert_eq!(service.metric(&refused("slow")), 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_used_may_rest_longer_than_the_header_deadline() {
+    let service = Service::start_with(SandboxConfig::default(), &[("SOLOIST_WEBHOOK__HEADER_TIMEOUT", "100ms")]).await;
+    let addr = service.webhook_url.split('/').nth(2).unwrap().to_owned();
+    let mut connection = tokio::net::TcpStream::connect(&addr).await.unwrap();
+    let request = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut answer = [0; 1024];
+    connection.write_all(request).await.unwrap();
+    let read = soon("the first answer", connection.read(&mut answer)).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+
+    let rested = tokio::time::timeout(Duration::from_millis(400), connection.read(&mut answer)).await;
+
+    assert!(rested.is_err(), "it was closed while it rested: a login sent at that moment would be lost");
+    connection.write_all(request).await.unwrap();
+    let read = soon("the second answer", connection.read(&mut answer)).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
     service.stop().await;
 }
 
