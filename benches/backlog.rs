@@ -22,18 +22,21 @@ use tokio::time::Instant;
 use support::child::{self, Child};
 use support::{Goal, RUNS, Spread};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BACKLOG: u64 = 1_000_000;
 /// Messages of the other lane, whose rows lie behind those of the lane that is measured.
 const BACKGROUND: u64 = 1_000;
 /// Messages that one run publishes, and that it then receives and settles.
-const PER_RUN: u64 = 60_000;
+const PER_RUN: u64 = 40_000;
 /// Publishers at once, as many as the ingest benchmark has connections; a commit takes as many events.
 const PUBLISHERS: usize = 256;
 /// Deliveries that are settled side by side: a worker's concurrency; and its prefetch.
 const SETTLERS: usize = 64;
 const PREFETCH: usize = 256;
-/// After a run the write-ahead log is still being moved into the file, which must not slow down the next run.
-const REST: Duration = Duration::from_millis(1_200);
+/// After a run the write-ahead log is still being moved into the file, which should not slow down the next run.
+const REST: Duration = Duration::from_millis(500);
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();

@@ -30,6 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 use support::{Goal, RUNS, Spread, quantile};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const LATENCY: Duration = Duration::from_millis(50);
 const CONCURRENCY: u32 = 64;
 /// List, revoke the surplus session, list again.
@@ -83,8 +86,13 @@ async fn measure() -> anyhow::Result<()> {
         "accepted → first call at half load, p50, ms",
         each(|run| run.0),
     );
-    let share = Spread::of(&settled.iter().map(|rate| rate / allowed).collect::<Vec<_>>());
-    println!("{}", support::verdict("settled over what concurrency allows", "", share, Goal::AtLeast(0.95)));
+    // Timers tick in milliseconds: a call that took longer than asked for is the provider's, not the worker's.
+    let allowed = call_ms.iter().map(|ms| f64::from(CONCURRENCY) / (f64::from(CALLS) * ms / 1_000.0));
+    let share = Spread::of_ratios(&settled, &allowed.collect::<Vec<_>>());
+    println!(
+        "{}",
+        support::verdict("settled over what concurrency and these calls allow", "", share, Goal::AtLeast(0.95))
+    );
     let p99 = each(|run| run.1);
     println!("{}", support::verdict("accepted → first call at half load, p99", " ms", p99, Goal::AtMost(10.0)));
     Ok(())

@@ -32,6 +32,9 @@ use tokio::time::Instant;
 use support::child::{self, Child};
 use support::{Goal, RUNS, Spread, quantile};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONNECTIONS: usize = 256;
 /// Requests of one measured run, and of the one before it that fills caches and connections.
 const REQUESTS: usize = 60_000;
@@ -98,15 +101,18 @@ fn compare() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One column of the table.
+type Value = fn(&Run) -> f64;
+
 fn report(durable: &[Run], nothing: &[Run], fsync_ms: &[f64]) {
-    let all = |runs: &[Run], value: fn(&Run) -> f64| runs.iter().map(value).collect::<Vec<f64>>();
+    let all = |runs: &[Run], value: Value| runs.iter().map(value).collect::<Vec<f64>>();
     println!(
         "\ningest: signed login bodies of {} B over loopback HTTP, {CONNECTIONS} connections, {REQUESTS} requests a run,\n\
          {RUNS} runs in turn; median (min–max). `stores nothing` is the same server and handler over an empty queue.\n",
         BODY.len()
     );
     println!("{:<28}{:>26}{:>26}", "", "durable", "stores nothing");
-    let rows: [(&str, fn(&Run) -> f64); 5] = [
+    let rows: [(&str, Value); 5] = [
         ("202s a second", |run| run.per_second),
         ("p50, ms", |run| run.p50_ms),
         ("p99, ms", |run| run.p99_ms),
@@ -117,6 +123,12 @@ fn report(durable: &[Run], nothing: &[Run], fsync_ms: &[f64]) {
         let (ours, theirs) = (Spread::of(&all(durable, value)), Spread::of(&all(nothing, value)));
         println!("{name:<28}{:>26}{:>26}", ours.to_string(), theirs.to_string());
     }
+    let cpu = |run: &Run| run.service_us + run.client_us;
+    println!(
+        "{:<28}{:>26}",
+        "CPU ratio, both processes",
+        Spread::of_ratios(&all(nothing, cpu), &all(durable, cpu)).to_string()
+    );
     println!(
         "fsync of {} KiB appended to a file there: p50 {:.2} ms, p99 {:.2} ms\n",
         DISK_PROBE_BYTES / 1024,
@@ -226,7 +238,8 @@ impl Connection {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         let head = format!("POST /webhooks/loginradius HTTP/1.1\r\nHost: {addr}\r\nSignature: ");
-        let rest = format!("\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n", BODY.len());
+        let rest =
+            format!("\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n", BODY.len());
         let request = format!("{head}{:64}{rest}{BODY}", "");
         let digits_at = request.find(EVENT_ID).context("the body has no event id")? + EVENT_ID.len() - ID_DIGITS;
         Ok(Self { stream, request: request.into_bytes(), signature_at: head.len(), digits_at })
