@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use soloist::cli;
 
+/// Requests wait for the disk with what they hold, which the system's allocator makes dear: a tenth of their time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::run().unwrap_or_else(|error| cli::failed(&error))
 }

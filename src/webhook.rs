@@ -137,20 +137,25 @@ impl Webhook {
         check_media_type(&head.headers)?;
         let body = self.read_body(&head.headers, body).await?;
         let _permit = self.in_flight.try_acquire().map_err(|_none_left| WebhookError::Busy)?;
-
-        let known = TenantId::parse(tenant).ok().and_then(|id| self.tenants.get_key_value(&id));
-        let keys = known.map_or(&self.nobody, |(_, keys)| keys);
-        let authentic = verify(&body.bytes, head.headers.get(SIGNATURE), keys)?;
-        let (tenant, _) = known.ok_or(WebhookError::Unauthentic)?;
-
-        match message::read_webhook(authentic.0, tenant, self.clock.now()) {
-            Ok(WebhookBody::Login(event)) => self.accept(event).await,
-            Ok(WebhookBody::Other(name)) => {
-                self.metrics.events_ignored.get_or_create(&labels([("tenant", tenant.as_str())])).inc();
+        let read = self.read(tenant, &head.headers, &body.bytes)?;
+        // Up to `in_flight_max` requests wait for the disk from here on: none of them keeps its bytes meanwhile.
+        drop((head, body));
+        match read {
+            WebhookBody::Login(event) => self.accept(event).await,
+            WebhookBody::Other(name) => {
+                self.metrics.events_ignored.get_or_create(&labels([("tenant", tenant)])).inc();
                 Ok(json(StatusCode::OK, &serde_json::json!({ "ignored": name })))
             }
-            Err(unreadable) => Err(WebhookError::Malformed(unreadable)),
         }
+    }
+
+    /// Takes what is needed from a body that one of the tenant's secrets signed.
+    fn read(&self, tenant: &str, headers: &HeaderMap, body: &[u8]) -> Result<WebhookBody, WebhookError> {
+        let known = TenantId::parse(tenant).ok().and_then(|id| self.tenants.get_key_value(&id));
+        let keys = known.map_or(&self.nobody, |(_, keys)| keys);
+        let authentic = verify(body, headers.get(SIGNATURE), keys)?;
+        let (tenant, _) = known.ok_or(WebhookError::Unauthentic)?;
+        message::read_webhook(authentic.0, tenant, self.clock.now()).map_err(WebhookError::Malformed)
     }
 
     async fn read_body(&self, headers: &HeaderMap, body: Body) -> Result<Buffered<'_>, WebhookError> {

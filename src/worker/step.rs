@@ -14,7 +14,7 @@ use super::rate::CallClass;
 use crate::clock::Clock;
 use crate::config::WorkerConfig;
 use crate::directives::{Directives, Stale};
-use crate::ledger::{Ended, Intent, Ledger, LedgerError, Outcome};
+use crate::ledger::{Ended, Intent, IntentId, Ledger, LedgerError, Outcome};
 use crate::model::{Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
 use crate::policy::{
     Action, Decision, Marks, Mode, ReasonCode, Resolution, Strategy, Subject, Verdict, Witnesses, decide, device_count,
@@ -115,8 +115,11 @@ impl Enforcer for TenantEnforcer {
             return Ok(evaluation);
         }
         let mut tried = HashSet::new();
+        let mut ends = None;
         for listing in 1..=LISTINGS_PER_STEP_MAX {
-            let view = self.calls.list(call).await?;
+            // The disk has written what came of the last revocations before the provider has listed what is left.
+            let (view, ()) = tokio::join!(self.calls.list(call), self.close(look, ends.take()));
+            let view = view?;
             let decision = self.decide(&view, &resolution, &look.user);
             let executed = self.is_executed(&decision, &resolution, look);
             let chosen = chosen(&decision, &view, &resolution, look);
@@ -140,8 +143,13 @@ impl Enforcer for TenantEnforcer {
                 return Ok(evaluation);
             }
             let batch: Vec<_> = fresh.into_iter().take(self.config.revokes_per_step_max).copied().collect();
-            let outcomes = self.revoke(look, &decision, &batch, deadline, &mut tried).await?;
-            evaluation.outcomes.extend(outcomes);
+            let (ended, result) = self.revoke(look, &decision, &batch, deadline, &mut tried).await?;
+            evaluation.outcomes.extend_from_slice(&ended.outcomes);
+            ends = Some(ended);
+            if result.is_err() {
+                self.close(look, ends).await;
+                return result.map(|()| evaluation);
+            }
         }
         Ok(evaluation)
     }
@@ -160,12 +168,20 @@ impl Enforcer for TenantEnforcer {
         if chosen.is_empty() {
             return Ok(None);
         }
-        let outcomes = self.revoke(&look, &decision, &chosen, deadline, &mut HashSet::new()).await?;
-        Ok(outcomes.first().map(|outcome| outcome.ended))
+        let (ends, result) = self.revoke(&look, &decision, &chosen, deadline, &mut HashSet::new()).await?;
+        let ended = ends.outcomes.first().map(|outcome| outcome.ended);
+        self.close(&look, Some(ends)).await;
+        result.map(|()| ended)
     }
 }
 
 type Chosen<'a> = (&'a Verdict, &'a Session);
+
+/// What came of the sessions that an intent was about.
+struct Ends {
+    intent: IntentId,
+    outcomes: Vec<Outcome>,
+}
 
 impl TenantEnforcer {
     /// Whether this tenant's messages are worked on.
@@ -203,9 +219,8 @@ impl TenantEnforcer {
         !look.dry_run && decision.mode == Mode::Enforce && in_time && policy.in_canary(&self.tenant, &look.user)
     }
 
-    /// Writes the intent, ends the sessions oldest first, writes the outcome.
-    ///
-    /// On an error the outcome of those before it is written, too.
+    /// Writes the intent and ends the sessions oldest first, until one fails. The outcome is to be written by
+    /// [`Self::close`], that of a failure, too.
     async fn revoke(
         &self,
         look: &Look,
@@ -213,7 +228,7 @@ impl TenantEnforcer {
         batch: &[Chosen<'_>],
         deadline: Instant,
         tried: &mut HashSet<TokenDigest>,
-    ) -> Result<Vec<Outcome>, StepError> {
+    ) -> Result<(Ends, Result<(), StepError>), StepError> {
         let intent = Intent {
             tenant: self.tenant.clone(),
             user: look.user.clone(),
@@ -241,11 +256,16 @@ impl TenantEnforcer {
             tried.insert(verdict.digest);
             self.note_end(&look.user, session.id(), verdict.reason, ended);
         }
+        Ok((Ends { intent, outcomes }, failed.map_or(Ok(()), Err)))
+    }
+
+    /// Writes what came of an intent. Evidence only: its loss stops nothing.
+    async fn close(&self, look: &Look, ends: Option<Ends>) {
+        let Some(Ends { intent, outcomes }) = ends else { return };
         if let Err(error) = self.ledger.outcome(intent, &outcomes).await {
             self.metrics.ledger_lost.inc();
             tracing::warn!(user.id = %look.user, "an outcome is not in the ledger: {:#}", anyhow::Error::new(error));
         }
-        failed.map_or(Ok(outcomes), Err)
     }
 
     fn note_end(&self, user: &UserId, session: SessionId, reason: Option<ReasonCode>, ended: Ended) {

@@ -62,6 +62,13 @@ impl Dedupe {
         Self { known: HashSet::default(), in_order: VecDeque::new(), groups: VecDeque::new(), keys_max, window_minutes }
     }
 
+    /// Makes room at once, so that no half-full table is left behind on the way up.
+    pub(super) fn reserve(&mut self, keys: usize) {
+        let keys = keys.min(self.keys_max);
+        self.known.reserve(keys);
+        self.in_order.reserve(keys);
+    }
+
     pub(super) fn contains(&self, key: u64) -> bool {
         self.known.contains(&key)
     }

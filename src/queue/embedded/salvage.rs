@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rusqlite::{Connection, Row};
 
-use super::store::{Store, StoredBody, key_range};
+use super::body::StoredBody;
+use super::store::{Log, Store, StoredMessage, key_range};
 use crate::message;
 use crate::queue::Why;
 
@@ -119,7 +120,7 @@ fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Count
                         store.bury(*lane_id, why, salvaged.attempt, now_ms, &salvaged.body)?;
                     } else {
                         let key = key_range(*lane_id).start + i64::try_from(*ready).unwrap_or(i64::MAX >> 1);
-                        store.insert(key, salvaged.attempt, &salvaged.body)?;
+                        store.insert_all(&[StoredMessage { key, attempt: salvaged.attempt, body: salvaged.body }])?;
                         *ready += 1;
                     }
                     counts.carried += 1;
@@ -132,7 +133,7 @@ fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Count
         store.set_counts(*lane_id, *ready, 0)?;
     }
     store.commit()?;
-    store.truncate_log()?;
+    store.empty_log(Log::Cut)?;
     Ok(counts)
 }
 

@@ -1,4 +1,4 @@
-//! The queue file: schema, rows and their checksums. Every statement of the embedded queue is here.
+//! The queue file: schema and rows. Every statement of the embedded queue is here.
 //!
 //! Rows are only ever appended in the order of their key, and the hot path has no other index: a row's key is its
 //! lane's number times 2^40 plus a counter, so each lane is a range of one table.
@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
-use sha2::{Digest as _, Sha256};
 
-use crate::message;
-use crate::model::{Lane, LoginEvent, TenantId};
+use super::body::StoredBody;
+use crate::model::{Lane, TenantId};
 
 /// "Solo", so that another program's SQLite file is never taken for a queue.
 const APPLICATION_ID: i32 = 0x536f_6c6f;
@@ -64,32 +63,6 @@ CREATE TABLE seen (
 ) STRICT;
 ";
 
-/// A message's bytes as stored, with the checksum that a damaged page does not survive.
-#[derive(Clone)]
-pub(super) struct StoredBody {
-    pub(super) bytes: Vec<u8>,
-    pub(super) sum: i64,
-}
-
-impl StoredBody {
-    pub(super) fn of(event: &LoginEvent) -> Self {
-        Self::of_bytes(message::write(event))
-    }
-
-    pub(super) fn of_bytes(bytes: Vec<u8>) -> Self {
-        let sum = checksum(&bytes);
-        Self { bytes, sum }
-    }
-
-    pub(super) fn is_intact(&self) -> bool {
-        checksum(&self.bytes) == self.sum
-    }
-}
-
-fn checksum(bytes: &[u8]) -> i64 {
-    Sha256::digest(bytes).first_chunk::<8>().map_or(0, |first| i64::from_be_bytes(*first))
-}
-
 pub(super) struct StoredMessage {
     pub(super) key: i64,
     pub(super) attempt: u32,
@@ -131,6 +104,13 @@ pub(super) struct Store {
 }
 
 type Sql<T> = rusqlite::Result<T>;
+
+/// What becomes of the emptied log: cut, or written over from its start, which costs the disk less than growing again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Log {
+    Cut,
+    Reuse,
+}
 
 impl Store {
     /// Opens or makes the queue file. A file of another program or of a newer version is refused, never guessed at.
@@ -174,9 +154,10 @@ impl Store {
         }
     }
 
-    /// Empties the write-ahead log into the file and cuts it; waits for nobody longer than the busy timeout.
-    pub(super) fn truncate_log(&self) -> Sql<()> {
-        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    /// Empties the write-ahead log into the file; waits for nobody longer than the busy timeout.
+    pub(super) fn empty_log(&self, then: Log) -> Sql<()> {
+        let mode = if then == Log::Cut { "TRUNCATE" } else { "RESTART" };
+        self.db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
     }
 
     pub(super) fn lanes(&self) -> anyhow::Result<Vec<StoredLane>> {
@@ -214,15 +195,18 @@ impl Store {
             .map(drop)
     }
 
-    pub(super) fn insert(&self, key: i64, attempt: u32, body: &StoredBody) -> Sql<()> {
-        self.db
-            .prepare_cached("INSERT INTO messages (key, attempt, body, sum) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![key, attempt, body.bytes, body.sum])
-            .map(drop)
+    pub(super) fn insert_all(&self, messages: &[StoredMessage]) -> Sql<()> {
+        let mut insert =
+            self.db.prepare_cached("INSERT INTO messages (key, attempt, body, sum) VALUES (?1, ?2, ?3, ?4)")?;
+        for StoredMessage { key, attempt, body } in messages {
+            insert.execute(params![key, attempt, body.bytes, body.sum])?;
+        }
+        Ok(())
     }
 
-    pub(super) fn delete(&self, key: i64) -> Sql<()> {
-        self.db.prepare_cached("DELETE FROM messages WHERE key = ?1")?.execute([key]).map(drop)
+    pub(super) fn delete_all(&self, keys: &[i64]) -> Sql<()> {
+        let mut delete = self.db.prepare_cached("DELETE FROM messages WHERE key = ?1")?;
+        keys.iter().try_for_each(|key| delete.execute([key]).map(drop))
     }
 
     pub(super) fn messages(&self, from: i64, end: i64, limit: usize) -> Sql<Vec<StoredMessage>> {
@@ -313,8 +297,8 @@ impl Store {
     }
 
     pub(super) fn remember(&self, minute: i64, keys: &[u64]) -> Sql<i64> {
-        let bytes: Vec<u8> = keys.iter().flat_map(|key| key.to_be_bytes()).collect();
-        self.db.prepare_cached("INSERT INTO seen (minute, keys) VALUES (?1, ?2)")?.execute(params![minute, bytes])?;
+        let keys: Vec<u8> = keys.iter().flat_map(|key| key.to_be_bytes()).collect();
+        self.db.prepare_cached("INSERT INTO seen (minute, keys) VALUES (?1, ?2)")?.execute(params![minute, keys])?;
         Ok(self.db.last_insert_rowid())
     }
 
@@ -322,6 +306,10 @@ impl Store {
     pub(super) fn scratch(&self) -> Sql<()> {
         let row = self.remember(0, &[])?;
         self.db.prepare_cached("DELETE FROM seen WHERE row = ?1")?.execute([row]).map(drop)
+    }
+
+    pub(super) fn remembered_count(&self) -> Sql<usize> {
+        self.db.query_row("SELECT coalesce(sum(length(keys)), 0) / 8 FROM seen", [], |row| row.get(0))
     }
 
     /// Calls `each` with row, minute and keys of every row, in order.
@@ -384,7 +372,8 @@ impl Checkpointer {
         Ok(Self { db: connect(path)? })
     }
 
-    pub(super) fn run(&self) -> Sql<()> {
-        self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+    /// Returns how many pages the log has.
+    pub(super) fn run(&self) -> Sql<u64> {
+        self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok(row.get::<_, i64>(1)?.max(0).unsigned_abs()))
     }
 }

@@ -3,7 +3,8 @@
 use super::{Batch, Command, DEAD_BATCH, Engine, Held, LaneState, Subscriber, fail_if_damaged, unavailable};
 use crate::message;
 use crate::model::LoginEvent;
-use crate::queue::embedded::store::{StoredBody, StoredDead, StoredMessage, key_range};
+use crate::queue::embedded::body::StoredBody;
+use crate::queue::embedded::store::{StoredDead, StoredMessage, key_range};
 use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, QueueError, Selection, Why};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -85,9 +86,9 @@ impl Engine {
         tracing::error!(why = why.as_str(), "a message cannot be read and becomes a dead letter");
         let mut batch = Batch::default();
         self.store.begin()?;
+        self.remove(lane_id, row.key, &mut batch);
         let buried = self
-            .remove(lane_id, row.key, &mut batch)
-            .and_then(|()| self.bury(lane_id, why, row.attempt, &row.body, now_ms))
+            .bury(lane_id, why, row.attempt, &row.body, now_ms)
             .map_err(anyhow::Error::new)
             .and_then(|()| self.finish(&mut batch, now_ms));
         if buried.is_err() {

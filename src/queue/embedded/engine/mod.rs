@@ -3,6 +3,7 @@
 //! Leases live in memory only, so they die with the process and every unsettled message is handed out again.
 
 mod deliver;
+mod settle;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -11,12 +12,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 
+use super::body::StoredBody;
 use super::dedupe::Dedupe;
-use super::store::{Store, StoredBody, key_range};
-use crate::model::{Lane, LoginEvent, Reason, TenantId};
-use crate::queue::{
-    DeadLetter, Delivery, DeliveryTag, LaneStats, Next, Published, QueueError, Selection, Settlement, Via, Why,
-};
+use super::store::{Log, Store, StoredMessage, key_range};
+use crate::model::{Lane, LoginEvent, TenantId};
+use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, Published, QueueError, Selection, Settlement, Via};
 
 /// How long a queue that could not read or write waits before it tries by itself.
 const TROUBLE_RETRY: Duration = Duration::from_secs(1);
@@ -110,6 +110,7 @@ impl Engine {
         let store = Store::open(path)?;
         store.pull_in_delays(now_ms).context("cannot update the queue file")?;
         let this_minute = now_ms / 60_000;
+        dedupe.reserve(store.remembered_count().context("cannot count the event ids in the queue file")?);
         store
             .remembered(|row, minute, keys| dedupe.insert(row, minute.min(this_minute), keys))
             .context("cannot read the event ids in the queue file")?;
@@ -163,7 +164,7 @@ impl Engine {
         for command in commands {
             match command {
                 Command::Publish { events, reply } => {
-                    let published = result.is_ok().then(|| self.publish(&events, &mut batch));
+                    let published = result.is_ok().then(|| self.publish(events, &mut batch));
                     settle_answer(&mut batch, &mut result, published, reply);
                 }
                 Command::Settle { epoch, settlements, reply } => {
@@ -201,9 +202,12 @@ impl Engine {
         fail_if_damaged(result)
     }
 
-    /// The last statements of a transaction: due messages, event ids, counts; then the commit.
+    /// The last statements of a transaction: due messages, all rows that it takes and adds, event ids, counts; then
+    /// the commit.
     fn finish(&mut self, batch: &mut Batch, now_ms: i64) -> anyhow::Result<()> {
         self.move_due(batch, now_ms)?;
+        self.store.delete_all(&batch.removed)?;
+        self.store.insert_all(&batch.added)?;
         let minute = now_ms / 60_000;
         let row = if batch.keys.is_empty() { None } else { Some(self.store.remember(minute, &batch.keys)?) };
         for &lane_id in &batch.lanes {
@@ -245,13 +249,13 @@ impl Engine {
     }
 
     /// Empties the write-ahead log into the file; when that fails the log stays, and nothing is lost.
-    pub(super) fn truncate_log(&self) {
-        if let Err(error) = self.store.truncate_log() {
+    pub(super) fn empty_log(&self, then: Log) {
+        if let Err(error) = self.store.empty_log(then) {
             tracing::warn!("cannot empty the queue's write-ahead log: {error}");
         }
     }
 
-    fn publish(&mut self, events: &[Incoming], batch: &mut Batch) -> Attempted<Published> {
+    fn publish(&mut self, events: Vec<Incoming>, batch: &mut Batch) -> Attempted<Published> {
         if self.total() + events.len() as u64 > self.messages_max {
             return Ok(Err(QueueError::Full { messages_max: self.messages_max }));
         }
@@ -265,101 +269,9 @@ impl Engine {
                 batch.keys.push(key);
             }
             let lane_id = self.lane_id(&event.tenant, event.lane)?;
-            self.append(lane_id, 1, &event.body, batch)?;
+            self.append(lane_id, 1, event.body, batch)?;
         }
         Ok(Ok(Published { via: Via::Journal, duplicates }))
-    }
-
-    fn settle(
-        &mut self,
-        epoch: u64,
-        settlements: &[(DeliveryTag, Settlement)],
-        batch: &mut Batch,
-        now_ms: i64,
-    ) -> Attempted<()> {
-        let Some(subscriber) = self.subscribers.get_mut(&epoch) else { return Ok(Err(QueueError::StaleTag)) };
-        let mut distinct = HashSet::new();
-        let known = |tag: &DeliveryTag| tag.epoch == epoch && subscriber.held.contains_key(&tag.number);
-        if !settlements.iter().all(|(tag, _)| known(tag) && distinct.insert(tag.number)) {
-            return Ok(Err(QueueError::StaleTag));
-        }
-        let lane_id = subscriber.lane_id;
-        for (tag, settlement) in settlements {
-            let Some(held) = self.subscribers.get_mut(&epoch).and_then(|held| held.held.remove(&tag.number)) else {
-                continue;
-            };
-            let done = self.settle_one(lane_id, &held, *settlement, batch, now_ms);
-            batch.released.push((epoch, tag.number, held));
-            done?;
-        }
-        Ok(Ok(()))
-    }
-
-    fn settle_one(
-        &mut self,
-        lane_id: i64,
-        held: &Held,
-        settlement: Settlement,
-        batch: &mut Batch,
-        now_ms: i64,
-    ) -> rusqlite::Result<()> {
-        self.remove(lane_id, held.key, batch)?;
-        match settlement {
-            Settlement::Ack => Ok(()),
-            Settlement::Again { after, next, why: _ } => {
-                let (event, attempt) = successor(held, next);
-                let lane_id = self.lane_id(&event.tenant, event.reason.lane())?;
-                let body = StoredBody::of(&event);
-                if after.is_zero() {
-                    return self.append(lane_id, attempt, &body, batch);
-                }
-                let delay_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
-                let due_ms = now_ms.saturating_add(delay_ms);
-                self.store.delay(lane_id, due_ms, delay_ms, attempt, &body)?;
-                self.next_due_ms = Some(self.next_due_ms.map_or(due_ms, |next| next.min(due_ms)));
-                self.count(lane_id, batch, |lane| lane.delayed += 1);
-                Ok(())
-            }
-            Settlement::DeadLetter { why } => {
-                let body = StoredBody::of(&held.event);
-                self.bury(lane_id, why, held.attempt, &body, now_ms)
-            }
-        }
-    }
-
-    fn bury(&mut self, lane_id: i64, why: Why, attempt: u32, body: &StoredBody, now_ms: i64) -> rusqlite::Result<()> {
-        self.store.bury(lane_id, why.as_str(), attempt, now_ms, body)?;
-        *self.dead.entry(lane_id).or_default() += 1;
-        Ok(())
-    }
-
-    fn redrive(&mut self, selection: &Selection, batch: &mut Batch) -> Attempted<u64> {
-        let mut redriven = 0;
-        for dead in self.select_dead(selection, 0, DEAD_BATCH)? {
-            let Ok(mut event) = deliver::read_row(&dead.body) else { continue };
-            event.reason = Reason::Redrive;
-            let lane_id = self.lane_id(&event.tenant, event.reason.lane())?;
-            self.append(lane_id, 1, &StoredBody::of(&event), batch)?;
-            self.remove_dead(dead.id, dead.lane_id)?;
-            redriven += 1;
-        }
-        Ok(Ok(redriven))
-    }
-
-    fn drop_dead(&mut self, selection: &Selection, _: &mut Batch) -> Attempted<u64> {
-        let chosen = self.select_dead(selection, 0, DEAD_BATCH)?;
-        for dead in &chosen {
-            self.remove_dead(dead.id, dead.lane_id)?;
-        }
-        Ok(Ok(chosen.len() as u64))
-    }
-
-    fn remove_dead(&mut self, id: i64, lane_id: i64) -> rusqlite::Result<()> {
-        self.store.remove_dead(id)?;
-        if let Some(count) = self.dead.get_mut(&lane_id) {
-            *count = count.saturating_sub(1);
-        }
-        Ok(())
     }
 
     fn move_due(&mut self, batch: &mut Batch, now_ms: i64) -> anyhow::Result<()> {
@@ -367,7 +279,7 @@ impl Engine {
             return Ok(());
         }
         for due in self.store.due(now_ms, DUE_BATCH)? {
-            self.append(due.lane_id, due.attempt, &due.body, batch)?;
+            self.append(due.lane_id, due.attempt, due.body, batch)?;
             self.store.remove_delayed(due.id)?;
             self.count(due.lane_id, batch, |lane| lane.delayed = lane.delayed.saturating_sub(1));
         }
@@ -375,18 +287,19 @@ impl Engine {
         Ok(())
     }
 
-    fn append(&mut self, lane_id: i64, attempt: u32, body: &StoredBody, batch: &mut Batch) -> rusqlite::Result<()> {
+    fn append(&mut self, lane_id: i64, attempt: u32, body: StoredBody, batch: &mut Batch) -> rusqlite::Result<()> {
         let Some(lane) = self.lanes.get_mut(&lane_id) else { return Err(rusqlite::Error::QueryReturnedNoRows) };
         let key = lane.next_key;
         lane.next_key += 1;
         lane.ready += 1;
         batch.lanes.insert(lane_id);
-        self.store.insert(key, attempt, body)
+        batch.added.push(StoredMessage { key, attempt, body });
+        Ok(())
     }
 
-    fn remove(&mut self, lane_id: i64, key: i64, batch: &mut Batch) -> rusqlite::Result<()> {
+    fn remove(&mut self, lane_id: i64, key: i64, batch: &mut Batch) {
         self.count(lane_id, batch, |lane| lane.ready = lane.ready.saturating_sub(1));
-        self.store.delete(key)
+        batch.removed.push(key);
     }
 
     fn count(&mut self, lane_id: i64, batch: &mut Batch, change: impl FnOnce(&mut LaneState)) {
@@ -430,6 +343,8 @@ struct Batch {
     answers: Vec<Answer>,
     keys: Vec<u64>,
     key_set: HashSet<u64>,
+    added: Vec<StoredMessage>,
+    removed: Vec<i64>,
     lanes: BTreeSet<i64>,
     released: Vec<(u64, u64, Held)>,
 }
@@ -465,18 +380,6 @@ fn settle_answer<T: Send + 'static>(
 
 fn unavailable(text: String) -> QueueError {
     QueueError::Unavailable(anyhow::Error::msg(text))
-}
-
-fn successor(held: &Held, next: Next) -> (LoginEvent, u32) {
-    let mut event = held.event.clone();
-    match next {
-        Next::Retry => (event, held.attempt.saturating_add(1)),
-        Next::Defer => (event, held.attempt),
-        Next::Recheck { rung } => {
-            event.reason = Reason::Recheck { rung };
-            (event, 1)
-        }
-    }
 }
 
 /// A damaged file ends the queue; anything else may get better by itself.
