@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use crate::app::{self, Core};
-use crate::config::Config;
+use crate::config::{Config, TelemetryConfig};
+use crate::telemetry;
 
 /// The longest answer that is read. A page of 1,000 dead letters has about 400 KiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -82,6 +83,9 @@ impl AdminClient {
         if let Some(folder) = &folder {
             folder.path().clone_into(&mut here.data_dir);
         }
+        // The parts log the cause of what their answers only sort.
+        let logs = TelemetryConfig { log: "warn".to_owned(), ..config.telemetry.clone() };
+        telemetry::set_up_logs(&logs).context("cannot set up logs")?;
         // Opening reads files, and a large queue takes a while.
         let opened = tokio::task::spawn_blocking(move || Core::open_unless_running(&here)).await?;
         let Some(core) = opened? else { return Self::running(config) };

@@ -14,6 +14,7 @@ mod serve;
 mod users;
 mod web;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -100,7 +101,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
 
 /// Reports a failed command on standard error and gives its exit code.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    if error.is::<PipeClosed>() {
+    let pipe_closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    if error.is::<PipeClosed>() || error.downcast_ref().is_some_and(pipe_closed) {
         return ExitCode::SUCCESS;
     }
     output::error(error);

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use soloist::model::AccessToken;
+use tokio::io::AsyncWriteExt as _;
 
 use super::Soloist;
+use crate::support::soon;
 
 const SAMPLE: &str = include_str!("../../fixtures/active_sessions_guide_sample2.json");
 
@@ -124,6 +126,15 @@ async fn a_bad_line_has_its_error_in_its_place_and_the_others_are_decided() {
     let answers: Vec<Value> = ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let is_error: Vec<bool> = answers.iter().map(|answer| answer["error"].is_string()).collect();
     assert_eq!(is_error, [false, true, false]);
+}
+
+#[tokio::test]
+async fn a_reader_who_has_seen_enough_is_no_failure() {
+    let mut child = Soloist::bare().command(&["decide"]).spawn().unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(b"{}\n{}\n").await.unwrap();
+    let output = soon("decide to end", child.wait_with_output()).await.unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
 #[tokio::test]
