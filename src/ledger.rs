@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use serde::Serialize;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::model::{Reason, SessionId, TenantId, UserId};
@@ -22,6 +23,8 @@ use crate::policy::{Decision, ReasonCode};
 const APPLICATION_ID: i32 = 0x536f_6c6c;
 const SCHEMA_VERSION: i32 = 1;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command waits for the disk; a record that is late may still be written, which is harmless.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
 const BATCH_MAX: usize = 256;
 /// Old decisions are trimmed every so many new ones.
@@ -140,7 +143,10 @@ impl SqliteLedger {
         let stopped = || LedgerError(anyhow::anyhow!("the ledger's thread has ended"));
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).map_err(|_returned| stopped())?;
-        answer.await.map_err(|_dropped| stopped())?
+        match timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(answered) => answered.map_err(|_dropped| stopped())?,
+            Err(_late) => Err(LedgerError(anyhow::anyhow!("the disk did not answer within {ANSWER_TIMEOUT:?}"))),
+        }
     }
 }
 

@@ -68,7 +68,7 @@ pub fn write(event: &LoginEvent) -> Vec<u8> {
     serde_json::to_vec(&written).unwrap_or_default()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read(body: &[u8]) -> Result<LoginEvent, Unreadable> {
     let written: Written<'_> = serde_json::from_slice(body)?;
     Ok(LoginEvent {

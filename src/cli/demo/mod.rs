@@ -51,18 +51,21 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         telemetry::set_up_log_file(log).ok();
     }
     let shown = tokio::select! {
-        shown = perform(&args, folder.path(), &mut screen) => shown,
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and(Ok(false)),
+        shown = perform(&args, folder.path(), &mut screen) => shown.map(Some),
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and(Ok(None)),
     };
     screen.end_progress();
+    if matches!(shown, Ok(None)) {
+        screen.text("\nStopped before the end.").ok();
+    }
     if args.keep {
         let kept = folder.keep();
         // Whoever closed the pipe does not want to know.
         screen.text(&format!("\nQueue, ledger and log are kept in {}", kept.display())).ok();
     }
     match shown {
-        Ok(true) => Ok(ExitCode::SUCCESS),
-        Ok(false) => Ok(ExitCode::FAILURE),
+        Ok(Some(true)) => Ok(ExitCode::SUCCESS),
+        Ok(_) => Ok(ExitCode::FAILURE),
         Err(error) if is_closed_pipe(&error) => Ok(ExitCode::FAILURE),
         Err(error) => Err(error),
     }
