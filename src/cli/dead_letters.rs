@@ -16,7 +16,7 @@ const BATCH_MAX: usize = 1_000;
 
 const EXAMPLES: &str = "Examples:
   soloist dead-letters ls
-  soloist dead-letters redrive --why attempts_spent
+  soloist dead-letters redrive --why attempts_exhausted
   soloist dead-letters drop 7 8 --yes";
 
 /// Look at the messages that were given up, put them back, or drop them
