@@ -23,6 +23,9 @@ use tower::Service;
 const STREAMS_MAX: u32 = 256;
 /// Bytes of request headers that are read before a request is refused.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// How long a connection may rest between two requests. Longer than clients keep theirs (.NET: 60 s), so that it is the
+/// client who closes: a request that meets a connection being closed would be lost, and LoginRadius sends none again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How often an idle HTTP/2 connection is asked whether it is still there.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -72,7 +75,7 @@ impl IntoResponse for Problem {
 
 /// How a listener speaks.
 pub struct ServerConfig {
-    /// From accepting a connection, and from the end of a request, to the end of the next request's headers.
+    /// From accepting a connection to the end of its first request's headers; the handshake has as much again.
     pub header_timeout: Duration,
     /// Connections that may be open at once; further ones are closed.
     pub connections_max: usize,
@@ -95,7 +98,8 @@ pub fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Serves HTTP/1 and HTTP/2 until the handle stops it.
 ///
-/// A client that does not finish its headers within the deadline is cut off, so slow clients cannot hold connections.
+/// A client that does not finish its first headers within the deadline is cut off, so slow clients cannot hold
+/// connections.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -106,25 +110,27 @@ pub async fn serve(
     let limited = LimitedAcceptor { free: Arc::new(Semaphore::new(config.connections_max)) };
     match config.tls {
         None => {
-            let mut server = axum_server::from_tcp(listener)?.acceptor(limited).handle(handle);
-            limit(server.http_builder(), config.header_timeout);
+            let server = axum_server::from_tcp(listener)?.acceptor(limited).handle(handle);
+            let mut server = server.first_request_timeout(config.header_timeout);
+            limit(server.http_builder());
             server.serve(service).await?;
         }
         Some(tls) => {
             let acceptor = RustlsAcceptor::new(tls).handshake_timeout(config.header_timeout).acceptor(limited);
-            let mut server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle);
-            limit(server.http_builder(), config.header_timeout);
+            let server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle);
+            let mut server = server.first_request_timeout(config.header_timeout);
+            limit(server.http_builder());
             server.serve(service).await?;
         }
     }
     Ok(())
 }
 
-fn limit<E>(builder: &mut hyper_util::server::conn::auto::Builder<E>, header_timeout: Duration) {
+fn limit<E>(builder: &mut hyper_util::server::conn::auto::Builder<E>) {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX as usize)
         .http2()
         .timer(TokioTimer::new())

@@ -12,9 +12,9 @@ use axum::routing::post;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use sha2::Sha256;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock::Clock;
 use crate::http::Problem;
@@ -25,6 +25,8 @@ use crate::telemetry::{Metrics, labels};
 
 /// LoginRadius signs with this header: the upper-case hex of HMAC-SHA256 over the raw body.
 const SIGNATURE: &str = "signature";
+/// How long an event may wait for the disk. It may still become durable after that, which is harmless.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a refused sender is asked to wait. LoginRadius does not come again; other gateways do.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
@@ -42,6 +44,29 @@ pub struct WebhookLimits {
     pub body_timeout: Duration,
     /// Complete bodies that may wait for the disk.
     pub in_flight_max: usize,
+    /// What all bodies together may take while they arrive and wait, in KiB.
+    pub buffer_kib_max: usize,
+}
+
+impl WebhookLimits {
+    /// 256 MiB: every place in flight filled with a body of 64 KiB, twenty times that of a login.
+    pub const BUFFER_KIB_MAX: usize = 256 * 1024;
+}
+
+/// A body and its share of the memory for bodies.
+struct Buffered<'a> {
+    bytes: Bytes,
+    share: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Buffered<'a> {
+    fn add(&mut self, data: Bytes, share: SemaphorePermit<'a>) {
+        self.bytes = if self.bytes.is_empty() { data } else { [&*self.bytes, &*data].concat().into() };
+        match &mut self.share {
+            Some(held) => held.merge(share),
+            none => *none = Some(share),
+        }
+    }
 }
 
 struct Webhook {
@@ -50,6 +75,8 @@ struct Webhook {
     nobody: Vec<Hmac<Sha256>>,
     queue: Arc<dyn Queue>,
     in_flight: Semaphore,
+    /// Each permit is a KiB.
+    buffer_kib: Semaphore,
     limits: WebhookLimits,
     clock: Clock,
     metrics: Metrics,
@@ -69,6 +96,7 @@ pub fn router(
         nobody: keys(vec![b"nobody".to_vec()]),
         queue,
         in_flight: Semaphore::new(limits.in_flight_max),
+        buffer_kib: Semaphore::new(limits.buffer_kib_max),
         limits,
         clock,
         metrics,
@@ -112,7 +140,7 @@ impl Webhook {
 
         let known = TenantId::parse(tenant).ok().and_then(|id| self.tenants.get_key_value(&id));
         let keys = known.map_or(&self.nobody, |(_, keys)| keys);
-        let authentic = verify(&body, head.headers.get(SIGNATURE), keys)?;
+        let authentic = verify(&body.bytes, head.headers.get(SIGNATURE), keys)?;
         let (tenant, _) = known.ok_or(WebhookError::Unauthentic)?;
 
         match message::read_webhook(authentic.0, tenant, self.clock.now()) {
@@ -125,22 +153,44 @@ impl Webhook {
         }
     }
 
-    async fn read_body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, WebhookError> {
+    async fn read_body(&self, headers: &HeaderMap, body: Body) -> Result<Buffered<'_>, WebhookError> {
         let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if declared.is_some_and(|bytes: usize| bytes > self.limits.body_bytes_max) {
             return Err(WebhookError::TooLarge);
         }
-        let whole = Limited::new(body, self.limits.body_bytes_max).collect();
-        match tokio::time::timeout(self.limits.body_timeout, whole).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(WebhookError::TooLarge),
-            Ok(Err(_)) => Err(WebhookError::CutOff),
-            Err(_) => Err(WebhookError::Slow),
+        match tokio::time::timeout(self.limits.body_timeout, self.collect(body)).await {
+            Ok(collected) => collected,
+            Err(_elapsed) => Err(WebhookError::Slow),
         }
     }
 
+    /// Buffers a body within its own limit and within what all bodies together may take.
+    ///
+    /// The share is taken as bytes arrive, so a sender who only announces much takes nothing.
+    async fn collect(&self, mut body: Body) -> Result<Buffered<'_>, WebhookError> {
+        let mut whole = Buffered { bytes: Bytes::new(), share: None };
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_cut_off| WebhookError::CutOff)?.into_data() else { continue };
+            if whole.bytes.len() + data.len() > self.limits.body_bytes_max {
+                return Err(WebhookError::TooLarge);
+            }
+            let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
+            let share = self.buffer_kib.try_acquire_many(kib).map_err(|_none_left| WebhookError::Busy)?;
+            whole.add(data, share);
+        }
+        Ok(whole)
+    }
+
     async fn accept(&self, event: LoginEvent) -> Result<Response, WebhookError> {
-        let published = self.queue.publish(std::slice::from_ref(&event)).await.map_err(WebhookError::NotDurable)?;
+        let publish = self.queue.publish(std::slice::from_ref(&event));
+        let published = match tokio::time::timeout(PUBLISH_TIMEOUT, publish).await {
+            Ok(published) => published.map_err(WebhookError::NotDurable)?,
+            Err(_late) => {
+                return Err(WebhookError::NotDurable(QueueError::Unavailable(anyhow::anyhow!(
+                    "the disk did not answer within {PUBLISH_TIMEOUT:?}"
+                ))));
+            }
+        };
         let tenant = event.tenant.as_str();
         if published.duplicates > 0 {
             self.metrics.events_duplicate.get_or_create(&labels([("tenant", tenant)])).inc();

@@ -192,6 +192,7 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
         body_bytes_max: config.webhook.body_bytes_max,
         body_timeout: config.webhook.body_timeout,
         in_flight_max: config.webhook.in_flight_max,
+        buffer_kib_max: WebhookLimits::BUFFER_KIB_MAX,
     };
     let public = webhook::router(tenants, Arc::clone(&queue), limits, core.clock, core.metrics.clone())
         .merge(probes::public_router(probes()))

@@ -104,6 +104,7 @@ async fn slow_clients_are_cut_off_while_others_are_served() {
     )
     .await;
     let addr = service.webhook_url.split('/').nth(2).unwrap().to_owned();
+    let mut silent = tokio::net::TcpStream::connect(&addr).await.unwrap();
     let mut headers = tokio::net::TcpStream::connect(&addr).await.unwrap();
     headers.write_all(b"POST /webhooks/loginradius HTTP/1.1\r\nhost: x\r\n").await.unwrap();
     let mut body = tokio::net::TcpStream::connect(&addr).await.unwrap();
@@ -114,11 +115,32 @@ async fn slow_clients_are_cut_off_while_others_are_served() {
     assert_eq!(status, 202);
 
     let (mut headers_answer, mut body_answer) = (Vec::new(), Vec::new());
+    soon("the silent one's cut", silent.read_to_end(&mut Vec::new())).await.ok();
     soon("the cut", headers.read_to_end(&mut headers_answer)).await.ok();
     soon("408", body.read_to_end(&mut body_answer)).await.ok();
     assert!(!headers_answer.starts_with(b"HTTP/1.1 2"));
     assert!(body_answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&body_answer));
     assert_eq!(service.metric(&refused("slow")), 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_used_may_rest_longer_than_the_header_deadline() {
+    let service = Service::start_with(SandboxConfig::default(), &[("SOLOIST_WEBHOOK__HEADER_TIMEOUT", "100ms")]).await;
+    let addr = service.webhook_url.split('/').nth(2).unwrap().to_owned();
+    let mut connection = tokio::net::TcpStream::connect(&addr).await.unwrap();
+    let request = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut answer = [0; 1024];
+    connection.write_all(request).await.unwrap();
+    let read = soon("the first answer", connection.read(&mut answer)).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+
+    let rested = tokio::time::timeout(Duration::from_millis(400), connection.read(&mut answer)).await;
+
+    assert!(rested.is_err(), "it was closed while it rested: a login sent at that moment would be lost");
+    connection.write_all(request).await.unwrap();
+    let read = soon("the second answer", connection.read(&mut answer)).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
     service.stop().await;
 }
 
@@ -197,8 +219,13 @@ impl Queue for StuckQueue {
 }
 
 fn stuck_router(full: bool, in_flight_max: usize) -> axum::Router {
+    router_with(full, in_flight_max, WebhookLimits::BUFFER_KIB_MAX)
+}
+
+fn router_with(full: bool, in_flight_max: usize, buffer_kib_max: usize) -> axum::Router {
     let tenant = WebhookTenant { id: TenantId::default_tenant(), secrets: vec![API_SECRET.as_bytes().to_vec()] };
-    let limits = WebhookLimits { body_bytes_max: 1024, body_timeout: Duration::from_secs(5), in_flight_max };
+    let limits =
+        WebhookLimits { body_bytes_max: 1024, body_timeout: Duration::from_secs(5), in_flight_max, buffer_kib_max };
     webhook::router(vec![tenant], Arc::new(StuckQueue { full }), limits, Clock::start(), Metrics::new())
 }
 
@@ -224,4 +251,11 @@ async fn more_waiting_requests_than_the_limit_are_refused_at_once() {
 async fn a_full_queue_is_answered_503() {
     let refused = stuck_router(true, 2).oneshot(signed_request()).await.unwrap();
     assert_eq!(refused.status(), 503);
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_memory_for_them_are_refused() {
+    let refused = router_with(true, 2, 0).oneshot(signed_request()).await.unwrap();
+    let body = axum::body::to_bytes(refused.into_body(), 10_000).await.unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("urn:soloist:problem:busy"));
 }

@@ -134,7 +134,7 @@ pub(crate) async fn post(client: &reqwest::Client, url: &str, body: String) -> O
 
 /// Sends a signal to a process that this test started.
 pub(crate) async fn signal(id: u32, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().await.unwrap();
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {id}")]).status().await.unwrap();
     assert!(sent.success());
 }
 
