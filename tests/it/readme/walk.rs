@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use soloist::config::options;
 
 use super::{Block, blocks, codes, parts, root};
 use crate::cli::{Running, Soloist};
@@ -33,6 +34,10 @@ fn shell_lines() -> Vec<(&'static str, &'static str)> {
     let lines = blocks("sh").flat_map(|block| block.lines.into_iter().map(move |line| (block.section, line)));
     let bare = lines.map(|(section, line)| (section, line.split(" #").next().unwrap_or_default().trim()));
     bare.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+fn default(option: &str) -> &'static str {
+    options().iter().find(|known| known.path == option).unwrap().default.unwrap()
 }
 
 /// The binary itself reads the line: `--help` behind it makes it stop before it does anything.
@@ -87,6 +92,9 @@ async fn every_command_that_is_shown_exists_with_its_flags() {
         }
     }
     assert!(root().join("tests/run").exists());
+    assert!(Soloist::bare().done(&["sandbox", "--help"]).await.contains("[default: 127.0.0.1:9900]"));
+    let unit = std::fs::read_to_string(root().join("deploy/systemd/soloist.service")).unwrap();
+    is_understood(&words(unit.split_once("/bin/soloist ").unwrap().1.lines().next().unwrap())).await;
 }
 
 /// Lines without what differs from run to run: times of day, spaces, rulers.
@@ -97,8 +105,8 @@ fn lasting(text: &str) -> Vec<String> {
             && part.chars().zip(mask.chars()).all(|(c, m)| if m == '0' { c.is_ascii_digit() } else { c == m })
     };
     let of_line = |line: &str| {
-        let at = (0..line.len()).find(|at| line.get(*at..at + mask.len()).is_some_and(fits));
-        let line = at.map_or(line.to_owned(), |at| line.replace(&line[at..at + mask.len()], "TIME"));
+        let mut parts = (0..line.len()).filter_map(|at| line.get(at..at + mask.len()));
+        let line = parts.find(|part| fits(part)).map_or(line.to_owned(), |time| line.replace(time, "TIME"));
         line.split_whitespace().filter(|word| !word.contains('─')).collect::<Vec<_>>().join(" ")
     };
     text.lines().map(of_line).filter(|line| !line.is_empty()).collect()
@@ -183,10 +191,15 @@ async fn the_walk_goes_as_shown() {
             match (&words.iter().map(String::as_str).collect::<Vec<_>>()[..], &shown) {
                 (["export", set], _) => {
                     let (name, value) = set.strip_prefix("SOLOIST_").unwrap().split_once('=').unwrap();
+                    let is_url = name == "LOGINRADIUS__API_URL";
+                    assert!(!is_url || value == "http://127.0.0.1:9900", "where a sandbox listens: {value}");
                     let url = &walk.sandbox.as_ref().unwrap().1;
-                    walk.soloist.set(name, if name == "LOGINRADIUS__API_URL" { url } else { value });
+                    walk.soloist.set(name, if is_url { url } else { value });
                 }
-                (["soloist", "sandbox", "--webhook", url], _) => walk.start_sandbox(url).await,
+                (["soloist", "sandbox", "--webhook", url], _) => {
+                    assert_eq!(*url, format!("http://{}/webhooks/loginradius", default("webhook.listen")));
+                    walk.start_sandbox(url).await;
+                }
                 (["soloist", "serve"], _) => walk.start_serve().await,
                 (["soloist", args @ ..], Some(shown)) => walk.shows(args, shown).await,
                 (["soloist", args @ ..], None) => drop(walk.run(args).await),
@@ -210,14 +223,14 @@ async fn the_walk_goes_as_shown() {
                 assert!(walk.knows(method, path, key.trim()).await, "{code}");
             }
             _ if code.starts_with("/livez") || code.starts_with("/readyz") || code.starts_with("/metrics") => {
-                assert!(walk.knows("GET", &code, "").await, "{code}");
+                assert!(walk.knows("GET", &code, key.trim()).await, "{code}");
             }
             _ => {}
         }
     }
     for (_, line) in shell_lines().iter().filter(|(_, line)| line.starts_with("curl ")) {
         assert!(line.contains("Authorization: Bearer $(cat soloist-data/admin.key)"), "{line}");
-        let path = line.split_once("127.0.0.1:8081").unwrap().1;
+        let path = line.split_once(default("admin.listen")).unwrap().1;
         assert!(walk.knows("GET", path, key.trim()).await, "{line}");
     }
 }
