@@ -3,7 +3,7 @@
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::LazyLock;
 
 use soloist::config::{Config, ConfigSources, options};
@@ -175,6 +175,10 @@ fn every_metric_exists() {
 #[test]
 fn every_link_leads_somewhere() {
     for target in README.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        assert!(root().join(PathBuf::from(target)).exists(), "{target}");
+        assert!(root().join(target).exists(), "{target}");
+    }
+    let ours = ["src/", "tests/", "deploy/", ".ci/"];
+    for (_, path) in codes().into_iter().filter(|(_, code)| ours.iter().any(|folder| code.starts_with(folder))) {
+        assert!(root().join(path).exists(), "{path}");
     }
 }
