@@ -1,4 +1,61 @@
 //! Soloist keeps each account of a LoginRadius customer on as many devices as its plan allows.
+//!
+//! LoginRadius tells of logins by webhook. Soloist makes each one durable, lists the user's active sessions, and ends
+//! the surplus ones. The webhook names no session, comes once or not at all, and there is none for a logout: so an event
+//! means only *look at this user again*, and all that is decided comes from the list.
+//!
+//! ```text
+//! LoginRadius ── POST ──► webhook ──publish──► queue ──deliver──► worker ──► provider: list, revoke, list again
+//!             ◄── 202 ────┘ signature, uid     fsync              │  ▲
+//!                                                                 │  ├── policy: which sessions stay (pure)
+//!                                                                 │  └── directives: what holds for whom, now
+//!                                                                 └────► ledger: intent before, outcome after
+//! operators ── cli ──► api: sessions, enforce, decisions, dead letters, metrics, probes
+//! ```
+//!
+//! # Where is what
+//!
+//! | module | what |
+//! |---|---|
+//! | [`model`] | the nouns: events, users, sessions, tokens that cannot be printed |
+//! | [`message`] | reading what others send, tolerantly, and the one form that we write |
+//! | [`webhook`] | stage 1: authenticate, take tenant, uid, id and times, make durable, answer 202 |
+//! | [`queue`] | stage 2: keep messages until they are settled; one SQLite file |
+//! | [`worker`] | stage 3: the step, and around it coalescing, rate, outage and pause, drain |
+//! | [`policy`] | stage 4: the rule, a function from a list and a policy to a decision; how policies are written and layered |
+//! | [`provider`] | stage 5: LoginRadius; its errors sorted by what to do next |
+//! | [`retry`] | after this failure at this attempt: how long to wait |
+//! | [`directives`] | the policies that workers must obey now |
+//! | [`ledger`] | what was decided, what came of it |
+//! | [`api`] | the private admin API, probes, metrics |
+//! | [`config`] | every option: name, default, grammar, check |
+//! | [`telemetry`] | the log, and every metric's name |
+//! | [`http`], [`clock`] | listeners with limits; the one place that reads the time |
+//! | [`app`] | builds the parts, runs them together, stops them together |
+//! | [`cli`] | the commands |
+//! | [`sandbox`] | a LoginRadius emulator, written without the types of [`provider`], so that one mistake cannot pass twice |
+//!
+//! To begin reading: [`worker::TenantEnforcer`] is one look at one user, [`policy::decide`] the rule, and
+//! [`queue::Queue`] what a backend promises. Who may use whom is in `tests/tidy.rs`, which checks it.
+//!
+//! # What always holds
+//!
+//! Most of these say that something is *not* there.
+//!
+//! - No event is answered 2xx before it is on disk.
+//! - No decision looks at the event that woke us: only at the list of this moment. Its inputs are no clock, no chance, no
+//!   I/O, so the same list gives the same decision everywhere.
+//! - No order of events, no lock and no leader is needed: a look may run twice, late, or beside another at the same user,
+//!   and the second changes nothing.
+//! - No session is ended without a list, without the profile where a rule or an exemption needs one, without directives,
+//!   or without a durable intent. What is missing is waited for, never guessed.
+//! - No stored work says "end this session": only "look at this user". A retry decides anew.
+//! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.
+//! - No token is logged, stored, queued or shown; and none is in a URL, but where LoginRadius lists by token only.
+//! - No loop, body, page count, attempt, queue or wait is without a limit that has a name and a unit.
+//! - No lock is held across an await, and no task is detached: a part that ends early ends the process with a failure.
+//! - No tenant in trouble delays another: each has its own worker, rate and pause.
+//! - No secret has a type that can be printed.
 
 pub mod api;
 pub mod app;

@@ -20,6 +20,8 @@ mod queue_contract;
 #[cfg(test)]
 mod queue_embedded;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod sandbox;
 #[cfg(test)]
 mod sandbox_faults;
