@@ -142,7 +142,7 @@ impl Service {
         Ok(Self {
             queue,
             thread,
-            ledger: Arc::new(SqliteLedger::open(folder, config.ledger.decisions_max, clock)?),
+            ledger: Arc::new(SqliteLedger::open(folder, config.ledger.decisions_max, false, clock)?.0),
             directives: Arc::new(ConfiguredDirectives::new(config.policies()?)),
             config,
             provider: Arc::default(),

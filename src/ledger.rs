@@ -3,12 +3,11 @@
 //! One SQLite file, written by one thread that commits what has gathered. It holds session ids, device words and
 //! times; no token, no e-mail address, no IP address.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc as commands;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -19,10 +18,9 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::model::{Reason, SessionId, TenantId, UserId};
 use crate::policy::{Decision, ReasonCode};
+use crate::sqlite::{self, Format};
 
-const APPLICATION_ID: i32 = 0x536f_6c6c;
-const SCHEMA_VERSION: i32 = 1;
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, version: 1, schema: SCHEMA };
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
@@ -119,24 +117,53 @@ enum Command {
     Intend { intent: Box<Intent>, reply: Reply<IntentId> },
     Outcome { intent: IntentId, outcomes: String, reply: Reply<()> },
     Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
+    Stop,
 }
 
-/// The ledger of one machine. The thread ends when the last handle is dropped.
+/// The ledger of one machine. The thread ends after [`SqliteLedger::stop`], or when the last handle is dropped.
 #[derive(Clone)]
 pub struct SqliteLedger {
     commands: commands::Sender<Command>,
 }
 
+/// Ends when the ledger's thread ends.
+pub struct LedgerThread {
+    ended: oneshot::Receiver<()>,
+}
+
+impl LedgerThread {
+    /// Whether it stopped as asked; otherwise it panicked.
+    pub async fn ended(self) -> anyhow::Result<()> {
+        self.ended.await.map_err(|_dropped| anyhow::anyhow!("the ledger's thread panicked"))
+    }
+}
+
 impl SqliteLedger {
     /// Opens or makes `ledger.db` in a folder; at most `decisions_max` decisions are kept.
-    pub fn open(data_dir: &Path, decisions_max: u64, clock: Clock) -> anyhow::Result<Self> {
+    ///
+    /// With `repair` a damaged file is set aside and a new one begins; otherwise it is an error.
+    pub fn open(
+        data_dir: &Path,
+        decisions_max: u64,
+        repair: bool,
+        clock: Clock,
+    ) -> anyhow::Result<(Self, LedgerThread)> {
         let path = data_dir.join("ledger.db");
-        let db = open(&path).with_context(|| format!("cannot open the ledger {}", path.display()))?;
+        let db = open(&path, repair)?;
         let (sender, receiver) = commands::channel();
         let keep = i64::try_from(decisions_max).unwrap_or(i64::MAX);
-        let writer = Writer { db, keep, clock };
-        thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run(&receiver))?;
-        Ok(Self { commands: sender })
+        let writer = Writer { db, path, repair, keep, clock };
+        let (ended_sender, ended) = oneshot::channel();
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+            writer.run(&receiver);
+            ended_sender.send(()).ok();
+        })?;
+        Ok((Self { commands: sender }, LedgerThread { ended }))
+    }
+
+    /// Ends the thread after what was sent to it before.
+    pub fn stop(&self) {
+        self.commands.send(Command::Stop).ok();
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {
@@ -172,28 +199,30 @@ impl Ledger for SqliteLedger {
     }
 }
 
-fn open(path: &Path) -> anyhow::Result<Connection> {
-    let db = Connection::open(path)?;
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
-    let stored = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-    let is_new: bool = db.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
-    match (stored("application_id")?, stored("user_version")?) {
-        (0, 0) if is_new => db.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        ))?,
-        (APPLICATION_ID, SCHEMA_VERSION) => {}
-        (APPLICATION_ID, version) => anyhow::bail!(
-            "it has format {version}, and this version of soloist reads {SCHEMA_VERSION}: run the version that wrote it, or move it away"
-        ),
-        _ => anyhow::bail!("it is not a ledger of soloist: move it away or choose another data_dir"),
+/// Opens or makes the ledger. A damaged one is set aside: it is evidence, and enforcement does not wait for it.
+fn open(path: &Path, repair: bool) -> anyhow::Result<Connection> {
+    match sqlite::open(path, &FORMAT) {
+        Err(error) if sqlite::is_damage(&error) && repair => {
+            let aside = sqlite::set_aside(path)?;
+            tracing::error!(
+                alarm = "ledger_damaged",
+                "the ledger was damaged and a new one begins; the damaged file is {}: {error:#}",
+                aside.display()
+            );
+            sqlite::open(path, &FORMAT)
+        }
+        Err(error) if sqlite::is_damage(&error) => Err(error.context(format!(
+            "the ledger {} is damaged: `soloist serve` sets it aside and begins a new one",
+            path.display()
+        ))),
+        opened => opened,
     }
-    Ok(db)
 }
 
 struct Writer {
     db: Connection,
+    path: PathBuf,
+    repair: bool,
     keep: i64,
     clock: Clock,
 }
@@ -201,48 +230,86 @@ struct Writer {
 impl Writer {
     fn run(mut self, receiver: &commands::Receiver<Command>) {
         while let Ok(first) = receiver.recv() {
-            let batch: Vec<Command> = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
-            self.apply(batch);
+            let mut batch = vec![first];
+            batch.extend(receiver.try_iter().take(BATCH_MAX - 1));
+            let stop = batch.iter().any(|command| matches!(command, Command::Stop));
+            if let Err(error) = self.apply(batch) {
+                self.recover(&anyhow::Error::new(error));
+            }
+            if stop {
+                return;
+            }
+        }
+    }
+
+    /// A file that broke while it was used is replaced, so that enforcement goes on.
+    fn recover(&mut self, error: &anyhow::Error) {
+        tracing::error!("the ledger cannot write: {error:#}");
+        if !self.repair || !sqlite::is_damage(error) {
+            return;
+        }
+        // Closed first: a connection that closes removes the log beside its path, whosever it is by then.
+        let opened = Connection::open_in_memory().map_err(anyhow::Error::new).and_then(|nothing| {
+            self.db = nothing;
+            open(&self.path, true)
+        });
+        match opened {
+            Ok(db) => self.db = db,
+            Err(error) => tracing::error!("the ledger cannot be opened again: {error:#}"),
         }
     }
 
     /// One transaction for all; every answer goes out after its commit.
-    fn apply(&mut self, batch: Vec<Command>) {
+    fn apply(&mut self, batch: Vec<Command>) -> rusqlite::Result<()> {
         let now_ms = self.clock.now_ms();
         let keep = self.keep;
         let mut answers: Vec<Answer> = Vec::new();
+        let mut damage = None;
         let result = self.db.transaction().and_then(|transaction| {
             for command in batch {
-                match command {
+                let answer = match command {
                     Command::Intend { intent, reply } => {
                         let id = intend(&transaction, &intent, now_ms, keep);
-                        answers.push(after_commit(id.map(IntentId), reply));
+                        after_commit(id.map(IntentId), reply, &mut damage)
                     }
                     Command::Outcome { intent, outcomes, reply } => {
                         let closed = transaction
                             .prepare_cached("UPDATE decisions SET outcomes = ?2, closed_at_ms = ?3 WHERE id = ?1")
                             .and_then(|mut update| update.execute(params![intent.0, outcomes, now_ms]));
-                        answers.push(after_commit(closed.map(drop), reply));
+                        after_commit(closed.map(drop), reply, &mut damage)
                     }
                     Command::Recent { tenant, user, limit, reply } => {
-                        answers.push(after_commit(recent(&transaction, &tenant, &user, limit), reply));
+                        after_commit(recent(&transaction, &tenant, &user, limit), reply, &mut damage)
                     }
-                }
+                    Command::Stop => continue,
+                };
+                answers.push(answer);
             }
             transaction.commit()
         });
-        let failure = result.err().map(|error| error.to_string());
+        let failure = result.as_ref().err().map(ToString::to_string);
         for answer in answers {
             answer(failure.as_deref());
         }
+        damage.map_or(result, Err)
     }
 }
 
-fn after_commit<T: 'static>(done: rusqlite::Result<T>, reply: Reply<T>) -> Answer {
+/// `failed` takes the first failure of a statement, so that the file is looked after.
+fn after_commit<T: 'static>(
+    done: rusqlite::Result<T>,
+    reply: Reply<T>,
+    failed: &mut Option<rusqlite::Error>,
+) -> Answer {
+    let done = done.map_err(|error| {
+        let text = error.to_string();
+        failed.get_or_insert(error);
+        text
+    });
     Box::new(move |failure| {
         let answer = match (done, failure) {
             (Ok(done), None) => Ok(done),
-            (Err(error), _) => Err(LedgerError(error.into())),
+            (Err(text), _) => Err(LedgerError(anyhow::Error::msg(text))),
             (Ok(_), Some(failure)) => Err(LedgerError(anyhow::Error::msg(failure.to_owned()))),
         };
         // The one who asked may have gone away.

@@ -53,7 +53,7 @@
 //! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.
 //! - No token is logged, stored, queued or shown; and none is in a URL, but where LoginRadius lists by token only.
 //! - No loop, body, page count, attempt, queue or wait is without a limit that has a name and a unit.
-//! - No lock is held across an await, and no task is detached: a part that ends early ends the process with a failure.
+//! - No blocking lock is held across an await, and no task is detached: a part that ends early ends the process with a failure.
 //! - No tenant in trouble delays another: each has its own worker, rate and pause.
 //! - No secret has a type that can be printed.
 
@@ -72,6 +72,7 @@ pub mod provider;
 pub mod queue;
 pub mod retry;
 pub mod sandbox;
+mod sqlite;
 pub mod telemetry;
 pub mod webhook;
 pub mod worker;

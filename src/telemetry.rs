@@ -128,6 +128,13 @@ impl Metrics {
                 self.queue_messages.get_or_create(&of).set(0);
             }
         }
+        let tenant_label = labels([("tenant", tenant.as_str())]);
+        self.events_duplicate.get_or_create(&tenant_label).inc_by(0);
+        self.events_ignored.get_or_create(&tenant_label).inc_by(0);
+        for why in ["refused", "attempts_exhausted"] {
+            let of = labels([("tenant", tenant.as_str()), ("settlement", "dead_letter"), ("why", why)]);
+            self.deliveries_settled.get_or_create(&of).inc_by(0);
+        }
         for cause in ["outage", "unauthorized"] {
             self.tenant_paused.get_or_create(&labels([("tenant", tenant.as_str()), ("cause", cause)])).set(0);
         }

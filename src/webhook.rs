@@ -90,6 +90,9 @@ pub fn router(
     clock: Clock,
     metrics: Metrics,
 ) -> Router {
+    for reason in REASONS {
+        metrics.events_refused.get_or_create(&labels([("reason", reason)])).inc_by(0);
+    }
     let keys = |secrets: Vec<Vec<u8>>| secrets.iter().filter_map(|secret| keyed(secret)).collect::<Vec<_>>();
     let webhook = Webhook {
         tenants: tenants.into_iter().map(|tenant| (tenant.id, keys(tenant.secrets))).collect(),
@@ -248,6 +251,19 @@ fn keyed(secret: &[u8]) -> Option<Hmac<Sha256>> {
     // HMAC takes keys of every length.
     Hmac::new_from_slice(secret).ok()
 }
+
+/// Every [`WebhookError::reason`], so that each series is there before its first event.
+const REASONS: [&str; 9] = [
+    "unauthentic",
+    "malformed",
+    "too_large",
+    "media_type",
+    "slow",
+    "cut_off",
+    "busy",
+    "queue_full",
+    "queue_unavailable",
+];
 
 /// Why a webhook request is refused.
 #[derive(Debug, thiserror::Error)]

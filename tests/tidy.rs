@@ -21,9 +21,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["model", "config"]),
     ("http", &["telemetry", "config"]),
     ("config", &["model", "policy"]),
-    ("queue", &["model", "message", "retry", "clock", "telemetry", "config"]),
+    ("sqlite", &[]),
+    ("queue", &["model", "message", "retry", "sqlite", "clock", "telemetry", "config"]),
     ("provider", &["model", "policy", "clock", "telemetry", "config"]),
-    ("ledger", &["model", "policy", "clock", "telemetry", "config"]),
+    ("ledger", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
     ("directives", &["model", "policy", "clock", "telemetry", "config"]),
     ("webhook", &["model", "message", "queue", "http", "clock", "telemetry", "config"]),
     (

@@ -42,7 +42,7 @@ impl App {
     pub fn inside(&self) -> Inside {
         Inside {
             queue: Arc::new(self.core.queue.clone()),
-            ledger: Arc::clone(&self.core.ledger),
+            ledger: Arc::new(self.core.ledger.clone()),
             enforcers: self.core.enforcers(),
             metrics: self.metrics(),
         }

@@ -9,6 +9,7 @@ mod reload;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use crate::config::{Config, CredentialsIn, LoginRadiusSection};
 use crate::directives::ConfiguredDirectives;
 
 use crate::http::{self, ServerConfig};
-use crate::ledger::{Ledger, SqliteLedger};
+use crate::ledger::{LedgerThread, SqliteLedger};
 use crate::model::TenantId;
 use crate::provider::SessionProvider;
 use crate::provider::loginradius::{self, ApiUrl, LoginRadius, LoginRadiusConfig};
@@ -50,7 +51,8 @@ const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Core {
     pub queue: EmbeddedQueue,
     queue_thread: QueueThread,
-    pub ledger: Arc<dyn Ledger>,
+    ledger: SqliteLedger,
+    ledger_thread: LedgerThread,
     pub directives: Arc<ConfiguredDirectives>,
     pub metrics: Metrics,
     pub clock: Clock,
@@ -58,10 +60,15 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens queue and ledger in the data folder, which is made if it is missing.
-    pub fn open(config: &Config) -> anyhow::Result<Self> {
+    /// Opens queue and ledger in the data folder, which is made if it is missing, for its owner alone.
+    ///
+    /// With `repair` a damaged file is set aside, and what can be read of the queue is carried over.
+    fn open(config: &Config, repair: bool) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
-        std::fs::create_dir_all(data_dir)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data_dir)
             .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
         let clock = Clock::start();
         let embedded = EmbeddedConfig {
@@ -70,9 +77,10 @@ impl Core {
             batch_max: config.queue.batch_max,
             dedupe_ids_max: config.webhook.dedupe_ids_max,
             dedupe_window: config.webhook.dedupe_window,
+            repair,
         };
         let (queue, queue_thread) = EmbeddedQueue::open(&embedded, clock)?;
-        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(data_dir, config.ledger.decisions_max, clock)?);
+        let (ledger, ledger_thread) = SqliteLedger::open(data_dir, config.ledger.decisions_max, repair, clock)?;
         let directives = Arc::new(ConfiguredDirectives::new(config.policies()?));
         let metrics = Metrics::new();
         let mut workers = BTreeMap::new();
@@ -84,19 +92,22 @@ impl Core {
                 rate: tenant.loginradius.requests_per_second,
                 queue: Arc::new(queue.clone()),
                 directives: directives.clone(),
-                ledger: ledger.clone(),
+                ledger: Arc::new(ledger.clone()),
                 config: config.worker.clone(),
                 clock,
                 metrics: metrics.clone(),
             });
             workers.insert(id.clone(), worker);
         }
-        Ok(Self { queue, queue_thread, ledger, directives, metrics, clock, workers })
+        Ok(Self { queue, queue_thread, ledger, ledger_thread, directives, metrics, clock, workers })
     }
 
-    /// [`Core::open`]; `None` where a running instance holds the data folder.
+    /// For commands that look or act while no instance runs; `None` where one holds the data folder.
+    ///
+    /// # Errors
+    /// A damaged file, too: a command repairs nothing.
     pub fn open_unless_running(config: &Config) -> anyhow::Result<Option<Self>> {
-        match Self::open(config) {
+        match Self::open(config, false) {
             Ok(core) => Ok(Some(core)),
             Err(error) if error.is::<InUse>() => Ok(None),
             Err(error) => Err(error),
@@ -114,16 +125,17 @@ impl Core {
             tenants: self.enforcers(),
             queue: queue.clone() as Arc<dyn Queue>,
             dead_letters: queue as Arc<dyn DeadLetters>,
-            ledger: Arc::clone(&self.ledger),
+            ledger: Arc::new(self.ledger.clone()),
             key,
             hosts,
         })
     }
 
-    /// Ends the queue's thread, after what was sent to it before.
+    /// Ends the threads of queue and ledger, after what was sent to them before.
     pub async fn close(self) -> anyhow::Result<()> {
         self.queue.stop();
-        self.queue_thread.ended().await
+        self.ledger.stop();
+        self.queue_thread.ended().await.and(self.ledger_thread.ended().await)
     }
 }
 
@@ -172,7 +184,7 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
         (Some(cert), Some(key)) => Some(http::tls_from_files(cert, key).await?),
         _ => None,
     };
-    let core = Core::open(config)?;
+    let core = Core::open(config, true)?;
     let queue: Arc<dyn Queue> = Arc::new(core.queue.clone());
     let probes = || Probes {
         queue: Arc::clone(&queue),
@@ -243,7 +255,7 @@ impl App {
     ///
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Core { queue, queue_thread, workers, .. } = self.core;
+        let Core { queue, queue_thread, ledger, ledger_thread, workers, .. } = self.core;
         let mut parts = Parts::new(stop.clone());
         for (name, listener) in [("webhook listener", self.public), ("admin listener", self.private)] {
             let handle = Handle::new();
@@ -262,15 +274,16 @@ impl App {
         for (tenant, worker) in workers {
             parts.add(&format!("worker of tenant {tenant}"), worker.run(stop.clone()));
         }
-        let mut queue_ended = Box::pin(queue_thread.ended());
+        let (mut queue_ended, mut ledger_ended) = (Box::pin(queue_thread.ended()), Box::pin(ledger_thread.ended()));
+        let too_early = |what: &str| Err(anyhow::anyhow!("the {what} ended by itself"));
         let result = tokio::select! {
             result = parts.run() => result,
-            result = &mut queue_ended => {
-                stop.cancel();
-                result.and_then(|()| Err(anyhow::anyhow!("the queue ended by itself")))
-            }
+            result = &mut queue_ended => return result.and_then(|()| too_early("queue")),
+            result = &mut ledger_ended => return result.and_then(|()| too_early("ledger")),
         };
         queue.stop();
-        if result.is_ok() { queue_ended.await } else { result }
+        ledger.stop();
+        let files = queue_ended.await.and(ledger_ended.await);
+        result.and(files)
     }
 }

@@ -361,7 +361,7 @@ fn policy_mistakes(default: &Value, tenants: &BTreeMap<TenantId, TenantConfig>) 
         match written::tenant_policies(default, "policy", own) {
             Ok(policies) if policies.all().any(|policy| locks_people_out(&policy.policy)) => {
                 let path = format!("{}.strategy", own.map_or("policy", |(_, _, path)| path));
-                let problem = "= \"reject_newest\" can lock people out, and ending sessions by it needs a revocation \
+                let problem = "\"reject_newest\" can lock people out, and ending sessions by it needs a revocation \
                                budget, which this version does not have: use it with mode = \"observe\""
                     .to_owned();
                 mistakes.insert((path, problem));

@@ -186,6 +186,23 @@ async fn a_row_with_a_flipped_bit_becomes_a_dead_letter_and_the_others_are_hande
 }
 
 #[tokio::test]
+async fn a_crash_while_a_damaged_file_is_replaced_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 20).await;
+    let at = |name: &str| folder.path().join(name);
+    // The damaged file has left its place, the complete new one has not yet taken it, an old log is still there.
+    std::fs::rename(at("queue.db"), at("queue.db.new")).unwrap();
+    std::fs::write(at("queue.db.damaged"), b"").unwrap();
+    std::fs::write(at("queue.db-wal"), b"of the damaged file").unwrap();
+
+    let running = open(folder.path()).unwrap();
+
+    assert_eq!(ready(&running.0).await, 20);
+    assert!(!at("queue.db.damaged").exists());
+    stop(running).await;
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_set_aside_and_its_readable_rows_are_carried_over() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path(), 5_000).await;
@@ -202,6 +219,9 @@ async fn a_damaged_file_is_set_aside_and_its_readable_rows_are_carried_over() {
     assert!(matches!(queue.publish(&[login("ann", "late")]).await, Err(QueueError::Unavailable(_))));
     drop((subscription.receive().await, subscription, queue));
 
+    let looking = EmbeddedConfig { repair: false, ..EmbeddedConfig::in_dir(folder.path()) };
+    let refusal = EmbeddedQueue::open(&looking, Clock::start()).err().expect("who only looks repairs nothing");
+    assert!(format!("{refusal:#}").contains("soloist serve"));
     let running = open(folder.path()).unwrap();
     let carried = ready(&running.0).await;
     assert!((4_950..5_000).contains(&carried), "{carried} of 5,000 carried over");

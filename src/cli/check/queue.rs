@@ -14,9 +14,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     match status(config).await {
         Ok((whose, status)) => findings(whose, &status),
         Err(error) => {
-            let remedy =
-                "see the message; a file that is damaged is set aside at the next start, its rows carried over";
-            vec![Finding::problem(ABOUT, format!("{error:#}"), remedy)]
+            vec![Finding::problem(ABOUT, format!("{error:#}"), "do what the message says, then check again")]
         }
     }
 }

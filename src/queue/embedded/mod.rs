@@ -28,6 +28,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::model::{Lane, LoginEvent, Reason, TenantId};
+use crate::sqlite;
 
 /// Commands that may wait for the queue's thread; every caller waits for its answer, so this is never near.
 const COMMANDS_MAX: usize = 65_536;
@@ -54,6 +55,8 @@ pub struct EmbeddedConfig {
     pub batch_max: usize,
     pub dedupe_ids_max: usize,
     pub dedupe_window: Duration,
+    /// Set a damaged file aside and carry its readable rows over; otherwise it is an error.
+    pub repair: bool,
 }
 
 impl EmbeddedConfig {
@@ -64,6 +67,7 @@ impl EmbeddedConfig {
             batch_max: 256,
             dedupe_ids_max: 1_000_000,
             dedupe_window: Duration::from_hours(24),
+            repair: true,
         }
     }
 }
@@ -92,21 +96,30 @@ impl QueueThread {
 impl EmbeddedQueue {
     /// Opens the queue in a folder and starts its thread. A second process is kept out by a lock.
     ///
-    /// A file that was found damaged is set aside and its readable rows are carried over.
+    /// A damaged file is set aside and its readable rows are carried over, if the configuration says so.
     pub fn open(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Self, QueueThread)> {
         let lock = lock(&config.data_dir)?;
         let path = config.data_dir.join("queue.db");
-        salvage::if_damaged(&path, clock.now_ms())?;
         let window_minutes = i64::try_from(config.dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
-        let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
-        let engine = match Engine::open(&path, dedupe, config.messages_max, clock.now_ms()) {
-            Err(error) if engine::is_damage(&error) => {
+        let open = || {
+            let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
+            Engine::open(&path, dedupe, config.messages_max, clock.now_ms())
+        };
+        let opened = if salvage::is_marked(&path) { Err(None) } else { open().map_err(Some) };
+        let engine = match opened {
+            Ok(engine) => engine,
+            Err(Some(error)) if !sqlite::is_damage(&error) => return Err(error),
+            Err(_damaged) if !config.repair => {
+                return Err(anyhow::anyhow!(
+                    "the queue file {} is damaged: `soloist serve` sets it aside and carries its readable rows over",
+                    path.display()
+                ));
+            }
+            Err(_damaged) => {
                 salvage::mark(&path)?;
                 salvage::if_damaged(&path, clock.now_ms())?;
-                let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
-                Engine::open(&path, dedupe, config.messages_max, clock.now_ms())?
+                open()?
             }
-            opened => opened?,
         };
         let checkpointer = Checkpointer::open(&path).context("cannot open the queue file a second time")?;
         let (sender, receiver) = commands::channel();

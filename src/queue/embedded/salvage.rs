@@ -1,7 +1,6 @@
 //! A damaged queue file: set aside, its readable rows carried over into a new one.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use rusqlite::{Connection, Row};
@@ -10,15 +9,10 @@ use super::body::StoredBody;
 use super::store::{Log, Store, StoredMessage, key_range};
 use crate::message;
 use crate::queue::Why;
+use crate::sqlite::{self, beside};
 
 /// The widest step over an unreadable stretch of keys; after it the rest of the table is given up.
 const SKIP_MAX: i64 = 1 << 42;
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(ending);
-    PathBuf::from(name)
-}
 
 /// Notes that the file is damaged, for the next start to see.
 pub(super) fn mark(path: &Path) -> anyhow::Result<()> {
@@ -26,57 +20,35 @@ pub(super) fn mark(path: &Path) -> anyhow::Result<()> {
     std::fs::write(&marker, b"").with_context(|| format!("cannot write {}", marker.display()))
 }
 
+/// Whether the file was marked, and nobody has carried its rows over yet.
+pub(super) fn is_marked(path: &Path) -> bool {
+    beside(path, ".damaged").exists()
+}
+
 /// Where the file was marked as damaged: sets it aside and carries its readable rows over.
 ///
-/// The rows go into a file of another name first, so that a crash on the way starts over with nothing lost.
+/// The rows go into a file of another name first. The damaged file leaves its place only when that is complete, so a
+/// crash before starts over, and a crash after finds the place empty and only has to put the new file there.
 pub(super) fn if_damaged(path: &Path, now_ms: i64) -> anyhow::Result<()> {
-    let marker = beside(path, ".damaged");
-    if !marker.exists() {
+    if !is_marked(path) {
         return Ok(());
     }
     let fresh = beside(path, ".new");
-    for ending in ["", "-wal", "-shm"] {
-        remove_if_there(&beside(&fresh, ending))?;
-    }
-    let counts = carry_over(path, &fresh, now_ms)?;
-    let aside = free_name(path);
-    for ending in ["-wal", "-shm", ""] {
-        let from = beside(path, ending);
-        if from.exists() {
-            std::fs::rename(&from, beside(&aside, ending)).context("cannot set the damaged queue file aside")?;
-        }
-    }
+    let was_complete = !path.exists() && fresh.exists();
+    let counts = if was_complete { Counts::default() } else { carry_over(path, &fresh, now_ms)? };
+    let aside = sqlite::set_aside(path)?;
     std::fs::rename(&fresh, path).context("cannot put the new queue file in place")?;
-    remove_if_there(&marker)?;
+    std::fs::remove_file(beside(path, ".damaged")).context("cannot remove the mark of the damaged queue file")?;
+    let Counts { carried, unreadable } = counts;
     tracing::error!(
-        carried_over = counts.carried,
-        unreadable = counts.unreadable,
-        "the queue file was damaged: {} messages were carried over, {} could not be read; the damaged file is {}",
-        counts.carried,
-        counts.unreadable,
+        alarm = "queue_damaged",
+        carried_over = carried,
+        unreadable,
+        "the queue file was damaged: {carried} messages were carried over, {unreadable} places could not be read; \
+         the damaged file is {}",
         aside.display()
     );
     Ok(())
-}
-
-fn remove_if_there(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn free_name(path: &Path) -> PathBuf {
-    let mut number = 1_u32;
-    loop {
-        let name = beside(path, &format!(".damaged-{number}"));
-        if !name.exists() {
-            return name;
-        }
-        number += 1;
-    }
 }
 
 #[derive(Default)]
@@ -93,6 +65,7 @@ struct Salvaged {
 }
 
 fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Counts> {
+    sqlite::remove(fresh)?;
     let store = Store::open(fresh)?;
     let mut counts = Counts::default();
     let mut lanes = std::collections::HashMap::new();

@@ -4,19 +4,16 @@
 //! lane's number times 2^40 plus a counter, so each lane is a range of one table.
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use anyhow::Context as _;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::body::StoredBody;
 use crate::model::{Lane, TenantId};
+use crate::sqlite::{self, Format};
 
-/// "Solo", so that another program's SQLite file is never taken for a queue.
-const APPLICATION_ID: i32 = 0x536f_6c6f;
-const SCHEMA_VERSION: i32 = 1;
-/// How long a statement waits for the check-pointing connection.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The id says "Solo", so that another program's SQLite file is never taken for a queue.
+const FORMAT: Format = Format { name: "queue file", application_id: 0x536f_6c6f, version: 1, schema: SCHEMA };
 /// SQLite's page cache for the queue.
 const PAGE_CACHE_KIB: i32 = 8 * 1024;
 /// A lane's keys are `lane << LANE_SHIFT` to the next lane's.
@@ -115,25 +112,8 @@ pub(super) enum Log {
 impl Store {
     /// Opens or makes the queue file. A file of another program or of a newer version is refused, never guessed at.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        let db = connect(path).with_context(|| format!("cannot open the queue file {}", path.display()))?;
-        let stored = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-        let is_new = db.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
-        let (application, version) = (stored("application_id")?, stored("user_version")?);
-        if is_new && application == 0 && version == 0 {
-            db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            ))
-            .context("cannot write the schema of the queue file")?;
-        } else if application != APPLICATION_ID {
-            bail!("{} is not a queue file of soloist: move it away or choose another data_dir", path.display());
-        } else if version > SCHEMA_VERSION {
-            bail!(
-                "{} has format {version}, and this version of soloist reads up to {SCHEMA_VERSION}: run the newer version",
-                path.display()
-            );
-        } else if version < SCHEMA_VERSION {
-            bail!("{} has format {version}, which no version of soloist ever wrote", path.display());
-        }
+        let db = sqlite::open(path, &FORMAT)?;
+        set_up(&db)?;
         Ok(Self { db })
     }
 
@@ -347,19 +327,12 @@ fn lane_from(name: &str) -> anyhow::Result<Lane> {
     Lane::ALL.into_iter().find(|lane| lane.as_str() == name).with_context(|| format!("there is no lane `{name}`"))
 }
 
-/// A connection that makes every commit durable and leaves check-pointing to its own thread.
-fn connect(path: &Path) -> Sql<Connection> {
-    let db = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
+/// Leaves check-pointing to its own thread.
+fn set_up(db: &Connection) -> Sql<()> {
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
     db.set_prepared_statement_cache_capacity(64);
-    Ok(db)
+    Ok(())
 }
 
 /// Moves what the write-ahead log holds into the file, beside the writer and without waiting for it.
@@ -369,7 +342,9 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     pub(super) fn open(path: &Path) -> Sql<Self> {
-        Ok(Self { db: connect(path)? })
+        let db = sqlite::connect(path)?;
+        set_up(&db)?;
+        Ok(Self { db })
     }
 
     /// Returns how many pages the log has.

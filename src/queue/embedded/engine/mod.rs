@@ -17,6 +17,7 @@ use super::dedupe::Dedupe;
 use super::store::{Log, Store, StoredMessage, key_range};
 use crate::model::{Lane, LoginEvent, TenantId};
 use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, Published, QueueError, Selection, Settlement, Via};
+use crate::sqlite;
 
 /// How long a queue that could not read or write waits before it tries by itself.
 const TROUBLE_RETRY: Duration = Duration::from_secs(1);
@@ -385,15 +386,7 @@ fn unavailable(text: String) -> QueueError {
 /// A damaged file ends the queue; anything else may get better by itself.
 fn fail_if_damaged(result: anyhow::Result<()>) -> anyhow::Result<()> {
     match result {
-        Err(error) if is_damage(&error) => Err(error),
+        Err(error) if sqlite::is_damage(&error) => Err(error),
         _ => Ok(()),
     }
-}
-
-pub(super) fn is_damage(error: &anyhow::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    error.chain().any(|cause| {
-        let code = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
-        matches!(code, Some(DatabaseCorrupt | NotADatabase))
-    })
 }
