@@ -48,6 +48,9 @@ struct Written<'a> {
     accepted_at: Option<Timestamp>,
 }
 
+/// What a message takes with a LoginRadius uid and event id, and some more.
+const USUAL_BYTES: usize = 320;
+
 /// Writes an event in the one form in which queues keep it.
 pub fn write(event: &LoginEvent) -> Vec<u8> {
     let rung = match event.reason {
@@ -65,7 +68,11 @@ pub fn write(event: &LoginEvent) -> Vec<u8> {
         accepted_at: event.accepted_at,
     };
     // A struct of strings and numbers always serialises; an empty message would be dead-lettered, not lost.
-    serde_json::to_vec(&written).unwrap_or_default()
+    let mut message = Vec::with_capacity(USUAL_BYTES);
+    match serde_json::to_writer(&mut message, &written) {
+        Ok(()) => message,
+        Err(_impossible) => Vec::new(),
+    }
 }
 
 /// Reads what [`write()`] wrote.

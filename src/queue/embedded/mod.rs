@@ -40,7 +40,7 @@ const LOG_PAGES_MAX: u64 = 16 * 1024;
 /// From so many commands in one transaction on, the next one waits a little for more: an fsync saved is worth it.
 const BUSY_FROM: usize = 16;
 /// How long a busy queue lets commands gather. A queue that is not busy commits what it finds at once.
-const LINGER: Duration = Duration::from_micros(500);
+const LINGER: Duration = Duration::from_micros(200);
 /// The longest wait without a command or a due message.
 const IDLE_MAX: Duration = Duration::from_mins(1);
 
