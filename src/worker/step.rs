@@ -236,7 +236,7 @@ impl TenantEnforcer {
             decision: decision.clone(),
             executed: true,
         };
-        let intent = self.ledger.intend(intent).await.map_err(StepError::Ledger)?;
+        let intent = self.intend(intent).await?;
         let call = CallFor { user: &look.user, class: CallClass::Revocation, deadline };
         let mut outcomes = Vec::with_capacity(batch.len());
         let mut failed = None;
@@ -257,6 +257,17 @@ impl TenantEnforcer {
             self.note_end(&look.user, session.id(), verdict.reason, ended);
         }
         Ok((Ends { intent, outcomes }, failed.map_or(Ok(()), Err)))
+    }
+
+    /// Makes an intent durable. A ledger that finds itself damaged begins anew, so a second try is worth it at once.
+    async fn intend(&self, intent: Intent) -> Result<IntentId, StepError> {
+        if let Ok(id) = self.ledger.intend(intent.clone()).await {
+            return Ok(id);
+        }
+        self.ledger.intend(intent).await.map_err(|error| {
+            self.metrics.ledger_lost.inc();
+            StepError::Ledger(error)
+        })
     }
 
     /// Writes what came of an intent. Evidence only: its loss stops nothing.
