@@ -1,6 +1,7 @@
 //! What the SQLite files of queue and ledger have in common: a durable connection, a checked format, damage.
 
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// Opens a file of this format, or makes it.
 pub(crate) fn open(path: &Path, format: &Format) -> anyhow::Result<Connection> {
     let (name, shown) = (format.name, path.display());
+    if !is_sqlite(path).with_context(|| format!("cannot read {shown}"))? {
+        bail!("{shown} is not a {name} of soloist: move it away or choose another data_dir");
+    }
     let db = connect(path).with_context(|| format!("cannot open the {name} {shown}"))?;
     let stored = |pragma: &str| db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
     let is_new: bool = db.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
@@ -55,6 +59,18 @@ pub(crate) fn open(path: &Path, format: &Format) -> anyhow::Result<Connection> {
         bail!("{shown} has format {version}, which no version of soloist ever wrote");
     }
     Ok(db)
+}
+
+/// Whether a file begins as SQLite's do. One that is missing or empty may become one.
+fn is_sqlite(path: &Path) -> std::io::Result<bool> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let mut begin = Vec::new();
+    match std::fs::File::open(path) {
+        Ok(file) => file.take(MAGIC.len() as u64).read_to_end(&mut begin)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    Ok(begin.is_empty() || begin == MAGIC)
 }
 
 /// Whether an error says that the file's content is broken, which no waiting mends.
@@ -99,4 +115,20 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_makes_its_commits_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = connect(&folder.path().join("x.db")).unwrap();
+        let pragma =
+            |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0));
+        assert_eq!(pragma("journal_mode").unwrap(), "wal".to_owned().into());
+        let full = 2_i64;
+        assert_eq!(pragma("synchronous").unwrap(), full.into());
+    }
 }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -53,19 +53,41 @@ impl WebhookLimits {
     pub const BUFFER_KIB_MAX: usize = 256 * 1024;
 }
 
-/// A body and its share of the memory for bodies.
+/// A body and its share of the memory for bodies. One that came in one piece, as a login does, is not copied.
 struct Buffered<'a> {
     bytes: Bytes,
+    pieces: BytesMut,
     share: Option<SemaphorePermit<'a>>,
 }
 
 impl<'a> Buffered<'a> {
-    fn add(&mut self, data: Bytes, share: SemaphorePermit<'a>) {
-        self.bytes = if self.bytes.is_empty() { data } else { [&*self.bytes, &*data].concat().into() };
+    /// Adds a piece; `None` when the memory for bodies, of which each permit is a KiB, is used up.
+    fn add(&mut self, data: Bytes, memory: &'a Semaphore) -> Option<()> {
+        if self.bytes.is_empty() && self.pieces.is_empty() {
+            self.bytes = data;
+        } else {
+            self.pieces.extend_from_slice(&std::mem::take(&mut self.bytes));
+            self.pieces.extend_from_slice(&data);
+        }
+        let held = self.share.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let missing = u32::try_from(self.len().div_ceil(1024).saturating_sub(held)).unwrap_or(u32::MAX);
+        let share = memory.try_acquire_many(missing).ok()?;
         match &mut self.share {
             Some(held) => held.merge(share),
             none => *none = Some(share),
         }
+        Some(())
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() + self.pieces.len()
+    }
+
+    fn whole(mut self) -> Self {
+        if !self.pieces.is_empty() {
+            self.bytes = std::mem::take(&mut self.pieces).freeze();
+        }
+        self
     }
 }
 
@@ -123,11 +145,11 @@ async fn answer(webhook: &Webhook, tenant: &str, request: Request) -> Response {
         Ok(response) => response,
         Err(error) => {
             webhook.metrics.events_refused.get_or_create(&labels([("reason", error.reason())])).inc();
-            match &error {
-                WebhookError::NotDurable(cause) => {
-                    tracing::error!("a login event is refused: {:#}", anyhow::format_err!("{cause}"));
-                }
-                other => tracing::info!(reason = other.reason(), "a webhook request is refused: {other}"),
+            let (reason, status) = (error.reason(), error.status());
+            if status.is_server_error() {
+                tracing::error!(reason, "a login event is refused: {}", chain(&error));
+            } else {
+                tracing::info!(reason, "a webhook request is refused: {error}");
             }
             error.into_response()
         }
@@ -176,17 +198,15 @@ impl Webhook {
     ///
     /// The share is taken as bytes arrive, so a sender who only announces much takes nothing.
     async fn collect(&self, mut body: Body) -> Result<Buffered<'_>, WebhookError> {
-        let mut whole = Buffered { bytes: Bytes::new(), share: None };
+        let mut buffered = Buffered { bytes: Bytes::new(), pieces: BytesMut::new(), share: None };
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_cut_off| WebhookError::CutOff)?.into_data() else { continue };
-            if whole.bytes.len() + data.len() > self.limits.body_bytes_max {
+            if buffered.len() + data.len() > self.limits.body_bytes_max {
                 return Err(WebhookError::TooLarge);
             }
-            let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
-            let share = self.buffer_kib.try_acquire_many(kib).map_err(|_none_left| WebhookError::Busy)?;
-            whole.add(data, share);
+            buffered.add(data, &self.buffer_kib).ok_or(WebhookError::Busy)?;
         }
-        Ok(whole)
+        Ok(buffered.whole())
     }
 
     async fn accept(&self, event: LoginEvent) -> Result<Response, WebhookError> {
@@ -303,29 +323,54 @@ impl WebhookError {
     }
 }
 
+impl WebhookError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthentic => StatusCode::UNAUTHORIZED,
+            Self::Malformed(_) | Self::CutOff => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy | Self::NotDurable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What the sender reads: fixed text.
+    fn detail(&self) -> &'static str {
+        match self {
+            Self::Unauthentic => {
+                "the signature header is missing or wrong, or no such tenant is configured: check the secret that signs this webhook"
+            }
+            Self::Malformed(_) => {
+                "the signed body is not a LoginRadius webhook with HookName and, for a login, Data.Uid"
+            }
+            Self::CutOff => "the body ended before its declared length",
+            Self::TooLarge => "the body is larger than this endpoint takes",
+            Self::MediaType => "send application/json without a content encoding",
+            Self::Slow => "the body did not arrive in time",
+            Self::Busy => "too many events wait to be stored: send this one again",
+            Self::NotDurable(_) => "the event could not be stored: send this one again",
+        }
+    }
+}
+
 impl IntoResponse for WebhookError {
     fn into_response(self) -> Response {
-        let (status, detail) = match self {
-            Self::Unauthentic => (
-                StatusCode::UNAUTHORIZED,
-                "the signature header is missing or wrong, or no such tenant is configured: check the secret that signs this webhook",
-            ),
-            Self::Malformed(_) => (
-                StatusCode::BAD_REQUEST,
-                "the signed body is not a LoginRadius webhook with HookName and, for a login, Data.Uid",
-            ),
-            Self::CutOff => (StatusCode::BAD_REQUEST, "the body ended before its declared length"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than this endpoint takes"),
-            Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json without a content encoding"),
-            Self::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too many events wait to be stored: send this one again"),
-            Self::NotDurable(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "the event could not be stored: send this one again")
-            }
-        };
+        let status = self.status();
         let retry_after = if status == StatusCode::SERVICE_UNAVAILABLE { RETRY_AFTER_SECONDS } else { 0 };
-        Problem { status, name: self.reason(), detail, retry_after }.into_response()
+        Problem { status, name: self.reason(), detail: self.detail(), retry_after }.into_response()
     }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &WebhookError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::health::Health;
+use super::health::{Call, Health};
 use super::rate::{CallClass, RateGate};
 use crate::model::{AccessToken, TenantId, UserId, UserTraits, View};
 use crate::provider::{ProviderError, Revoked, SessionProvider};
@@ -59,7 +59,7 @@ impl Calls {
     pub(super) async fn probe(&self, user: &UserId) -> Result<(), ProviderError> {
         self.gate.pass(CallClass::Revocation).await;
         let listed = self.provider.list(user).await;
-        self.note("probe", user, &listed);
+        self.note("probe", Call::Look, user, &listed);
         listed.map(drop)
     }
 
@@ -69,11 +69,13 @@ impl Calls {
     {
         let mut tries = 0;
         loop {
-            if timeout_at(call.deadline, self.gate.pass(call.class)).await.is_err() {
+            let turn = timeout_at(call.deadline, self.gate.pass(call.class)).await;
+            if turn.is_err() || Instant::now() >= call.deadline {
                 return Err(CallError::Deadline);
             }
-            let answer = make().await;
-            self.note(operation, call.user, &answer);
+            let answer = timeout_at(call.deadline, make()).await.unwrap_or_else(|_late| Err(too_late()));
+            let kind = if call.class == CallClass::Revocation { Call::Revoke } else { Call::Look };
+            self.note(operation, kind, call.user, &answer);
             tries += 1;
             let error = match answer {
                 Ok(answer) => return Ok(answer),
@@ -87,14 +89,18 @@ impl Calls {
         }
     }
 
-    fn note<T>(&self, operation: &str, user: &UserId, answer: &Result<T, ProviderError>) {
+    fn note<T>(&self, operation: &str, call: Call, user: &UserId, answer: &Result<T, ProviderError>) {
         let error = answer.as_ref().err();
         if let Some(ProviderError::Throttled { retry_after, .. }) = error {
             self.gate.close_for(retry_after.unwrap_or(THROTTLED_WAIT).min(THROTTLED_WAIT_MAX));
         }
-        self.health.note(user, error);
+        self.health.note(user, call, error);
         let result = error.map_or("ok", ProviderError::class);
         let of = labels([("tenant", self.tenant.as_str()), ("operation", operation), ("result", result)]);
         self.metrics.provider_calls.get_or_create(&of).inc();
     }
+}
+
+fn too_late() -> ProviderError {
+    ProviderError::Unavailable(anyhow::anyhow!("no answer within the step's deadline"))
 }

@@ -11,8 +11,11 @@ use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
 use crate::telemetry::{Metrics, labels};
 
-/// Unavailable calls in a row that make an outage.
+/// Unavailable calls in a row, over at least [`OUTAGE_USERS`] users, that make an outage.
 const OUTAGE_AFTER: u32 = 10;
+const OUTAGE_USERS: usize = 2;
+/// Users in a row whose sessions we may not end, before it is our credentials and not their tokens.
+const FORBIDDEN_USERS: usize = 3;
 /// Refused calls in a row, over at least [`REFUSED_USERS`] users, that make an outage: the vendor changed something.
 const REFUSED_AFTER: u32 = 20;
 const REFUSED_USERS: usize = 5;
@@ -49,8 +52,11 @@ pub(super) struct Health {
 #[derive(Default)]
 struct Counts {
     unavailable: u32,
+    unavailable_users: HashSet<UserId>,
     refused: u32,
     refused_users: HashSet<UserId>,
+    /// Users whose revocations were refused for want of rights since the last one that was not.
+    forbidden_users: HashSet<UserId>,
     /// The last success and the last one of another user.
     successes: [Option<(UserId, Instant)>; 2],
     last_failed: Option<UserId>,
@@ -80,26 +86,23 @@ impl Health {
         successes.iter().flatten().any(|(other, at)| other != user && at.elapsed() < OTHERS_WITHIN)
     }
 
-    /// Takes note of how a call ended. An answer that says no is an answer: the provider is there.
-    pub(super) fn note(&self, user: &UserId, error: Option<&ProviderError>) {
-        let entered = {
+    /// Takes note of how a call ended. An answer that says no is an answer, too: the provider is there.
+    pub(super) fn note(&self, user: &UserId, call: Call, error: Option<&ProviderError>) {
+        let state = {
             let mut counts = self.lock();
             match error {
                 None | Some(ProviderError::UserUnknown(_)) => {
-                    counts.succeeded(user);
-                    None
+                    counts.succeeded(user, call);
+                    Some(TenantState::Running)
                 }
-                Some(ProviderError::Throttled { .. }) => None,
                 Some(error) => {
                     counts.last_failed = Some(user.clone());
-                    counts.failed(user, error)
+                    counts.failed(user, call, error)
                 }
             }
         };
-        match entered {
-            Some(state) => self.enter(state, error),
-            None if error.is_none() => self.enter(TenantState::Running, None),
-            None => {}
+        if let Some(state) = state {
+            self.enter(state, error);
         }
     }
 
@@ -135,11 +138,23 @@ impl Health {
     }
 }
 
+/// What a call was for, as far as its failure means something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// With our credentials alone.
+    Look,
+    /// With a session's token: a refusal may be that token's.
+    Revoke,
+}
+
 impl Counts {
-    fn succeeded(&mut self, user: &UserId) {
-        self.unavailable = 0;
+    fn succeeded(&mut self, user: &UserId, call: Call) {
+        self.answered();
         self.refused = 0;
         self.refused_users.clear();
+        if call == Call::Revoke {
+            self.forbidden_users.clear();
+        }
         let now = Some((user.clone(), Instant::now()));
         let [last, other] = &mut self.successes;
         if last.as_ref().is_some_and(|(before, _)| before != user) {
@@ -148,23 +163,41 @@ impl Counts {
         *last = now;
     }
 
-    fn failed(&mut self, user: &UserId, error: &ProviderError) -> Option<TenantState> {
+    fn answered(&mut self) {
+        self.unavailable = 0;
+        self.unavailable_users.clear();
+    }
+
+    /// The state that this failure puts the tenant into, if any.
+    fn failed(&mut self, user: &UserId, call: Call, error: &ProviderError) -> Option<TenantState> {
         match error {
+            ProviderError::Unauthorized(_) if call == Call::Revoke => {
+                remember(&mut self.forbidden_users, user, FORBIDDEN_USERS);
+                (self.forbidden_users.len() >= FORBIDDEN_USERS).then_some(TenantState::Unauthorized)
+            }
             ProviderError::Unauthorized(_) => Some(TenantState::Unauthorized),
             ProviderError::Unavailable(_) => {
                 self.unavailable = self.unavailable.saturating_add(1);
-                (self.unavailable >= OUTAGE_AFTER).then_some(TenantState::Outage)
+                remember(&mut self.unavailable_users, user, OUTAGE_USERS);
+                let enough = self.unavailable >= OUTAGE_AFTER && self.unavailable_users.len() >= OUTAGE_USERS;
+                enough.then_some(TenantState::Outage)
             }
             ProviderError::Refused(_) => {
+                self.answered();
                 self.refused = self.refused.saturating_add(1);
-                if self.refused_users.len() < REFUSED_USERS {
-                    self.refused_users.insert(user.clone());
-                }
+                remember(&mut self.refused_users, user, REFUSED_USERS);
                 let enough = self.refused >= REFUSED_AFTER && self.refused_users.len() >= REFUSED_USERS;
-                enough.then_some(TenantState::Outage)
+                Some(if enough { TenantState::Outage } else { TenantState::Running })
             }
             ProviderError::Throttled { .. } | ProviderError::UserUnknown(_) => None,
         }
+    }
+}
+
+/// Distinct users, as many as matter.
+fn remember(users: &mut HashSet<UserId>, user: &UserId, most: usize) {
+    if users.len() < most {
+        users.insert(user.clone());
     }
 }
 
@@ -199,24 +232,48 @@ mod tests {
     #[test]
     fn ten_unavailable_calls_in_a_row_make_an_outage_and_one_answer_ends_it() {
         let health = health();
-        for _ in 0..9 {
-            health.note(&user("ann"), Some(&unavailable()));
-        }
-        health.note(&user("bob"), None);
-        for _ in 0..9 {
-            health.note(&user("ann"), Some(&unavailable()));
-        }
+        let fail = |times: u32| {
+            for n in 0..times {
+                health.note(&user(if n % 2 == 0 { "ann" } else { "bob" }), Call::Look, Some(&unavailable()));
+            }
+        };
+        fail(9);
+        health.note(&user("bob"), Call::Look, None);
+        fail(9);
         assert_eq!(health.state(), TenantState::Running);
-        health.note(&user("ann"), Some(&unavailable()));
+        fail(1);
         assert_eq!(health.state(), TenantState::Outage);
-        health.note(&user("bob"), None);
+        let unknown = ProviderError::UserUnknown(anyhow::anyhow!("code 938"));
+        health.note(&user("gone"), Call::Look, Some(&unknown));
+        assert_eq!(health.state(), TenantState::Running, "an answer that says no is an answer");
+    }
+
+    #[test]
+    fn one_users_own_failures_are_no_outage() {
+        let health = health();
+        for _ in 0..100 {
+            health.note(&user("ann"), Call::Look, Some(&unavailable()));
+        }
         assert_eq!(health.state(), TenantState::Running);
+    }
+
+    #[test]
+    fn one_session_that_may_not_be_ended_pauses_nobody_else() {
+        let health = health();
+        let forbidden = ProviderError::Unauthorized(anyhow::anyhow!("403 without a code"));
+        for _ in 0..20 {
+            health.note(&user("ann"), Call::Revoke, Some(&forbidden));
+        }
+        assert_eq!(health.state(), TenantState::Running);
+        health.note(&user("bob"), Call::Revoke, Some(&forbidden));
+        health.note(&user("cleo"), Call::Revoke, Some(&forbidden));
+        assert_eq!(health.state(), TenantState::Unauthorized);
     }
 
     #[test]
     fn refused_credentials_pause_at_once() {
         let health = health();
-        health.note(&user("ann"), Some(&ProviderError::Unauthorized(anyhow::anyhow!("code 902"))));
+        health.note(&user("ann"), Call::Look, Some(&ProviderError::Unauthorized(anyhow::anyhow!("code 902"))));
         assert_eq!(health.state(), TenantState::Unauthorized);
     }
 
@@ -225,8 +282,8 @@ mod tests {
         let refused = ProviderError::Refused(anyhow::anyhow!("code 971"));
         let (one, many) = (health(), health());
         for n in 0..40 {
-            one.note(&user("ann"), Some(&refused));
-            many.note(&user(&format!("u{}", n % 5)), Some(&refused));
+            one.note(&user("ann"), Call::Look, Some(&refused));
+            many.note(&user(&format!("u{}", n % 5)), Call::Look, Some(&refused));
         }
         assert_eq!((one.state(), many.state()), (TenantState::Running, TenantState::Outage));
     }
@@ -234,10 +291,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn another_users_success_counts_for_a_minute_and_ones_own_does_not() {
         let health = health();
-        health.note(&user("ann"), None);
+        health.note(&user("ann"), Call::Look, None);
         assert!(!health.others_succeed(&user("ann")));
         assert!(health.others_succeed(&user("bob")));
-        health.note(&user("bob"), None);
+        health.note(&user("bob"), Call::Look, None);
         assert!(health.others_succeed(&user("bob")), "ann's success is remembered behind bob's");
         tokio::time::advance(Duration::from_secs(61)).await;
         assert!(!health.others_succeed(&user("bob")));

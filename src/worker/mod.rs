@@ -22,7 +22,7 @@ use self::calls::Calls;
 use self::coalesce::Coalescer;
 use self::health::Health;
 use self::rate::RateGate;
-use self::settle::{Circumstances, Ending};
+use self::settle::Circumstances;
 use crate::clock::Clock;
 use crate::config::{Rate, WorkerConfig};
 use crate::directives::Directives;
@@ -41,9 +41,8 @@ const BACKGROUND_EVERY: u32 = 10;
 const UNAUTHORIZED_PROBE: Duration = Duration::from_secs(30);
 /// How long a probe waits for a waiting user before it takes the one that failed last.
 const PROBE_PICK_WAIT: Duration = Duration::from_millis(250);
-/// The wait between two attempts to settle, and how many there are before the worker gives up the process.
-const SETTLE_RETRY: Duration = Duration::from_secs(1);
-const SETTLE_TRIES_MAX: u32 = 600;
+/// Probes look at the oldest waiting user first, then further down, so that no single user decides for all.
+const PROBE_USERS: u32 = 8;
 
 /// What a tenant's worker is made of.
 pub struct WorkerParts {
@@ -165,8 +164,13 @@ impl TenantWorker {
                 _answers = watched.wait_for(|state| *state == TenantState::Running) => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
             }
-            let Some(user) = self.oldest_waiting().await?.or_else(|| health.last_failed()) else { continue };
-            if let Err(error) = self.enforcer.calls.probe(&user).await {
+            let place = (probes - 1) % PROBE_USERS + 1;
+            let Some(user) = self.waiting_user(place).await?.or_else(|| health.last_failed()) else { continue };
+            let probed = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                probed = timeout(self.enforcer.config.step_deadline, self.enforcer.calls.probe(&user)) => probed,
+            };
+            if let Ok(Err(error)) = probed {
                 let cause = health::chain(&error);
                 tracing::debug!(tenant = %self.enforcer.tenant, probes, "still paused: {cause}");
             }
@@ -177,13 +181,17 @@ impl TenantWorker {
         Ok(())
     }
 
-    /// The user whose message is next, without taking it.
-    async fn oldest_waiting(&self) -> Result<Option<UserId>, QueueError> {
-        let lanes = Lanes::open(&*self.queue, &self.enforcer.tenant, 1).await?;
-        let user = match timeout(PROBE_PICK_WAIT, lanes.receive(0)).await {
-            Ok(delivery) => Some(delivery?.event.user),
-            Err(_nobody_waits) => None,
-        };
+    /// The user whose message is at this place (from 1) among those that wait, or the last before it; nothing is taken.
+    async fn waiting_user(&self, place: u32) -> Result<Option<UserId>, QueueError> {
+        let prefetch = usize::try_from(place).unwrap_or(1);
+        let lanes = Lanes::open(&*self.queue, &self.enforcer.tenant, prefetch).await?;
+        let mut user = None;
+        for _ in 0..place {
+            match timeout(PROBE_PICK_WAIT, lanes.receive(0)).await {
+                Ok(delivery) => user = Some(delivery?.event.user),
+                Err(_nobody_else_waits) => break,
+            }
+        }
         lanes.close().await?;
         Ok(user)
     }
@@ -281,26 +289,38 @@ impl Step {
     async fn run(self, enforcer: &TenantEnforcer, lanes: &Lanes, stop: &CancellationToken) -> anyhow::Result<UserId> {
         let settlements = match enforcer.evaluate(&self.look).await {
             Ok(evaluation) => settle::after_look(&evaluation, &self.deliveries),
-            Err(error) => match self.after_failure(enforcer, error) {
-                Ending::Settle(settlements) => settlements,
-                Ending::GiveBack => return Ok(self.look.user),
-            },
+            Err(error) => self.after_failure(enforcer, error),
         };
-        for tries in 1.. {
-            match lanes.settle(&self.deliveries, &settlements).await {
-                Ok(()) => break,
-                Err(error) if tries < SETTLE_TRIES_MAX && !stop.is_cancelled() => {
-                    tracing::error!("cannot settle: {:#}", anyhow::Error::new(error));
-                    tokio::time::sleep(SETTLE_RETRY).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.settle(lanes, &settlements, stop).await?;
         self.count(enforcer, &settlements);
         Ok(self.look.user)
     }
 
-    fn after_failure(&self, enforcer: &TenantEnforcer, error: StepError) -> Ending {
+    /// Settles, if need be until the disk takes it or we are told to stop: then the next process looks again.
+    async fn settle(
+        &self,
+        lanes: &Lanes,
+        settlements: &[(DeliveryTag, Settlement)],
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut failures = 0_u32;
+        while let Err(error) = lanes.settle(&self.deliveries, settlements).await {
+            failures = failures.saturating_add(1);
+            if stop.is_cancelled() {
+                return Err(error.into());
+            }
+            if failures == 1 {
+                tracing::error!("cannot settle, will try until it can: {:#}", anyhow::Error::new(error));
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(retry::probe_delay(failures)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn after_failure(&self, enforcer: &TenantEnforcer, error: StepError) -> Vec<(DeliveryTag, Settlement)> {
         let health = &enforcer.calls.health;
         let now = Circumstances {
             state: health.state(),
@@ -308,18 +328,16 @@ impl Step {
             attempts_max: enforcer.config.attempts_max,
             jitter: rand::random(),
         };
-        let ending = settle::after_failure(&error, &self.deliveries, now);
+        let settlements = settle::after_failure(&error, &self.deliveries, now);
         let error = anyhow::Error::new(error);
-        match &ending {
-            Ending::GiveBack => tracing::debug!("given back: {error:#}"),
-            Ending::Settle(settlements)
-                if settlements.iter().any(|(_, s)| matches!(s, Settlement::DeadLetter { .. })) =>
-            {
-                tracing::error!("given up: {error:#}");
-            }
-            Ending::Settle(_) => tracing::warn!("looked in vain, will look again: {error:#}"),
+        if settlements.iter().any(|(_, settlement)| matches!(settlement, Settlement::DeadLetter { .. })) {
+            tracing::error!("given up: {error:#}");
+        } else if now.state == TenantState::Running {
+            tracing::warn!("looked in vain, will look again: {error:#}");
+        } else {
+            tracing::debug!("put off while the tenant pauses: {error:#}");
         }
-        ending
+        settlements
     }
 
     fn count(&self, enforcer: &TenantEnforcer, settlements: &[(DeliveryTag, Settlement)]) {

@@ -12,6 +12,8 @@ use crate::retry;
 
 /// How long a delivery waits for directives or the ledger to come back.
 const OWN_TROUBLE_WAIT: Duration = Duration::from_secs(30);
+/// How long a delivery is put off whose tenant pauses: it is ready again when the pause ends, behind the others.
+const PAUSED_WAIT: Duration = Duration::from_secs(1);
 /// How long a delivery waits whose turn did not come within the step's deadline.
 const DEADLINE_WAIT: Duration = Duration::from_secs(1);
 /// How long a throttled delivery waits when the provider gave no time.
@@ -26,14 +28,6 @@ pub(super) struct Circumstances {
     pub(super) attempts_max: u32,
     /// 0 to 1.
     pub(super) jitter: f64,
-}
-
-/// What becomes of the deliveries of one look.
-#[derive(Debug, PartialEq)]
-pub(super) enum Ending {
-    Settle(Vec<(DeliveryTag, Settlement)>),
-    /// The tenant pauses: its subscriptions give everything back unspent.
-    GiveBack,
 }
 
 /// All are acked, or one of them, that of the newest login, comes again as a re-check.
@@ -59,38 +53,25 @@ pub(super) fn newest(deliveries: &[Delivery]) -> Option<DeliveryTag> {
 }
 
 /// Each delivery ends by its own attempt; a user who does not exist (yet) is looked at once more for all of them.
-pub(super) fn after_failure(error: &StepError, deliveries: &[Delivery], now: Circumstances) -> Ending {
-    let pauses = matches!(
-        (error, now.state),
-        (StepError::Provider(ProviderError::Unauthorized(_)), _)
-            | (
-                StepError::Provider(ProviderError::Unavailable(_) | ProviderError::Refused(_)),
-                TenantState::Outage | TenantState::Unauthorized
-            )
-    );
-    if pauses {
-        return Ending::GiveBack;
-    }
+pub(super) fn after_failure(
+    error: &StepError,
+    deliveries: &[Delivery],
+    now: Circumstances,
+) -> Vec<(DeliveryTag, Settlement)> {
     let first = newest(deliveries);
-    Ending::Settle(
-        deliveries
-            .iter()
-            .map(|delivery| {
-                let settlement = match error {
-                    StepError::Provider(ProviderError::UserUnknown(_)) if first != Some(delivery.tag) => {
-                        Settlement::Ack
-                    }
-                    error => settlement(error, delivery, now),
-                };
-                (delivery.tag, settlement)
-            })
-            .collect(),
-    )
+    let ends = |delivery: &Delivery| match error {
+        StepError::Provider(ProviderError::UserUnknown(_)) if first != Some(delivery.tag) => Settlement::Ack,
+        error => settlement(error, delivery, now),
+    };
+    deliveries.iter().map(|delivery| (delivery.tag, ends(delivery))).collect()
 }
 
 fn settlement(error: &StepError, delivery: &Delivery, now: Circumstances) -> Settlement {
     let defer = |after, why| Settlement::Again { after, next: Next::Defer, why };
+    let paused = now.state != TenantState::Running;
     match error {
+        StepError::Provider(ProviderError::Unavailable(_)) if paused => defer(PAUSED_WAIT, Why::Unavailable),
+        StepError::Provider(ProviderError::Refused(_)) if paused => defer(PAUSED_WAIT, Why::Refused),
         StepError::Provider(ProviderError::Unavailable(_)) => {
             let after = retry::delivery_delay(delivery.attempt, now.jitter);
             if delivery.attempt < now.attempts_max {
@@ -104,7 +85,9 @@ fn settlement(error: &StepError, delivery: &Delivery, now: Circumstances) -> Set
         StepError::Provider(ProviderError::Throttled { retry_after, .. }) => {
             defer(retry_after.unwrap_or(THROTTLED_WAIT).min(THROTTLED_WAIT_MAX), Why::Throttled)
         }
-        StepError::Provider(ProviderError::Unauthorized(_)) => defer(OWN_TROUBLE_WAIT, Why::Unauthorized),
+        StepError::Provider(ProviderError::Unauthorized(_)) => {
+            defer(if paused { PAUSED_WAIT } else { OWN_TROUBLE_WAIT }, Why::Unauthorized)
+        }
         StepError::Provider(ProviderError::UserUnknown(_)) => {
             let rung = match delivery.event.reason {
                 Reason::Recheck { rung } => rung.saturating_add(1),
@@ -149,10 +132,7 @@ mod tests {
     }
 
     fn one(error: &StepError, delivery: &Delivery, now: Circumstances) -> Settlement {
-        match after_failure(error, std::slice::from_ref(delivery), now) {
-            Ending::Settle(settlements) => settlements[0].1,
-            Ending::GiveBack => panic!("given back"),
-        }
+        after_failure(error, std::slice::from_ref(delivery), now)[0].1
     }
 
     fn again(seconds: u64, next: Next, why: Why) -> Settlement {
@@ -171,12 +151,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_gives_everything_back() {
-        let login = [delivery(1, 1, None, Reason::Login)];
-        let outage = Circumstances { state: TenantState::Outage, ..NOW };
-        assert_eq!(after_failure(&provider(ProviderError::Unauthorized), &login, NOW), Ending::GiveBack);
-        assert_eq!(after_failure(&provider(ProviderError::Unavailable), &login, outage), Ending::GiveBack);
-        assert_eq!(after_failure(&provider(ProviderError::Refused), &login, outage), Ending::GiveBack);
+    fn a_pause_puts_everything_off_and_spends_no_attempt() {
+        let login = delivery(1, 12, None, Reason::Login);
+        let outage = Circumstances { state: TenantState::Outage, others_succeed: true, ..NOW };
+        for (error, why) in [
+            (provider(ProviderError::Unauthorized), Why::Unauthorized),
+            (provider(ProviderError::Unavailable), Why::Unavailable),
+            (provider(ProviderError::Refused), Why::Refused),
+        ] {
+            assert_eq!(one(&error, &login, outage), again(1, Next::Defer, why));
+        }
+        assert_eq!(
+            one(&provider(ProviderError::Unauthorized), &login, NOW),
+            again(30, Next::Defer, Why::Unauthorized),
+            "refused for this user's session only"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
-use soloist::sandbox::{Faults, Sandbox, SandboxConfig};
+use soloist::sandbox::{Faults, Outage, Sandbox, SandboxConfig, UnknownUser};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -104,8 +104,9 @@ fn small_login(n: usize) -> String {
 /// The limit stands in for a full disk: writes beyond it fail in the same place, and it can be lifted from outside.
 #[tokio::test]
 async fn a_full_disk_refuses_with_503_loses_nothing_and_recovers_by_itself() {
-    let sandbox = Sandbox::start(SandboxConfig::default()).await.unwrap();
-    sandbox.set_faults(Faults { outage: soloist::sandbox::Outage::Unavailable, ..Faults::default() });
+    let config = SandboxConfig { unknown_user: UnknownUser::Empty, ..SandboxConfig::default() };
+    let sandbox = Sandbox::start(config).await.unwrap();
+    sandbox.set_faults(Faults { outage: Outage::Unavailable, ..Faults::default() });
     let data_dir = tempfile::tempdir().unwrap();
     let mut limited = Command::new("bash");
     limited.args(["-c", "trap '' XFSZ; ulimit -S -f 320; exec \"$0\" serve", env!("CARGO_BIN_EXE_soloist")]);
@@ -125,6 +126,15 @@ async fn a_full_disk_refuses_with_503_loses_nothing_and_recovers_by_itself() {
     }
     assert!(refused >= 5, "the disk was never full");
 
+    // While nothing can be written, nothing can be settled either: the worker looks, waits and lives.
+    sandbox.set_faults(Faults::default());
+    soon("users to be looked at", async {
+        let mut pause = tokio::time::interval(std::time::Duration::from_millis(20));
+        while sandbox.report(1).answers.get("list 200").is_none_or(|&count| count < 3) {
+            pause.tick().await;
+        }
+    })
+    .await;
     let pid = serving.id().to_string();
     let lifted = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:unlimited"]).status().await.unwrap();
     assert!(lifted.success());
@@ -138,9 +148,10 @@ async fn a_full_disk_refuses_with_503_loses_nothing_and_recovers_by_itself() {
         accepted += 1;
     })
     .await;
-    serving.kill().await;
+    serving.drained().await;
 
-    let serving = Serving::start(command(data_dir.path(), &sandbox.url(), &[]), data_dir.path()).await;
-    assert_eq!(serving.queued().await, (accepted, 0));
+    let users = sandbox.report(1).answers["list 200"];
+    assert!(users >= accepted, "{users} looks for {accepted} accepted logins of as many users");
+    assert_eq!(serving.queued().await, (0, 0));
     assert_eq!(serving.stop().await.0, 0);
 }

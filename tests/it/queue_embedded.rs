@@ -105,10 +105,16 @@ async fn a_full_queue_refuses_new_events_and_takes_them_again_when_there_is_room
     queue.publish(&[login("ann", "h1"), login("ann", "h2")]).await.unwrap();
     assert!(matches!(queue.publish(&[login("ann", "h3")]).await, Err(QueueError::Full { messages_max: 2 })));
 
+    assert!(matches!(queue.check().await, Err(QueueError::Full { .. })));
+    assert_eq!(ready(&queue).await, 2);
+
     let subscription = queue.subscribe(&login("ann", "h1").tenant, Lane::Logins, 1).await.unwrap();
     let delivery = soon("a delivery", subscription.receive()).await.unwrap();
     subscription.settle(&[(delivery.tag, Settlement::Ack)]).await.unwrap();
 
+    let two = queue.publish(&[login("ann", "h3"), login("ann", "h4")]).await;
+    assert!(matches!(two, Err(QueueError::Full { .. })), "all or nothing: there is room for one only");
+    assert_eq!(ready(&queue).await, 1);
     queue.publish(&[login("ann", "h3")]).await.expect("the refused event was not remembered as accepted");
     stop((queue, thread)).await;
 }
@@ -129,6 +135,9 @@ async fn a_file_of_another_program_or_of_a_newer_version_is_refused() {
     let db = rusqlite::Connection::open(&path).unwrap();
     db.execute_batch("CREATE TABLE theirs (x)").unwrap();
     let refusal = |folder: &Path| format!("{:#}", open(folder).err().expect("a refusal"));
+    let prose = tempfile::tempdir().unwrap();
+    std::fs::write(prose.path().join("queue.db"), b"not a database at all").unwrap();
+    assert!(refusal(prose.path()).contains("is not a queue file of soloist"));
     assert!(refusal(folder.path()).contains("is not a queue file of soloist"));
     drop(db);
     std::fs::remove_file(&path).unwrap();

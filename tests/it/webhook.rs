@@ -259,3 +259,16 @@ async fn bodies_beyond_the_memory_for_them_are_refused() {
     let body = axum::body::to_bytes(refused.into_body(), 10_000).await.unwrap();
     assert!(String::from_utf8_lossy(&body).contains("urn:soloist:problem:busy"));
 }
+
+#[tokio::test]
+async fn a_body_in_many_small_pieces_takes_no_more_memory_than_its_bytes() {
+    let body = login_body("h1");
+    let pieces: Vec<Result<_, std::io::Error>> = body.bytes().map(|byte| Ok(vec![byte])).collect();
+    let request = axum::extract::Request::post("/webhooks/loginradius").header("signature", signature(body.as_bytes()));
+    let request = request.body(Body::from_stream(futures_util::stream::iter(pieces))).unwrap();
+
+    let answer = router_with(true, 2, 1).oneshot(request).await.unwrap();
+
+    let text = axum::body::to_bytes(answer.into_body(), 10_000).await.unwrap();
+    assert!(String::from_utf8_lossy(&text).contains("queue_full"), "one KiB is enough for it");
+}

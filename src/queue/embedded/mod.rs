@@ -225,6 +225,9 @@ impl Writer {
             let now_ms = self.clock.now_ms();
             let result = self.engine.apply(batch, now_ms).and_then(|()| self.engine.hand_out(now_ms));
             if let Err(error) = result {
+                if !sqlite::is_damage(&error) {
+                    return Err(error.context("the queue file cannot be used; what it holds is kept"));
+                }
                 salvage::mark(&self.path)?;
                 return Err(error.context("the queue file is damaged; the next start carries its readable rows over"));
             }

@@ -70,8 +70,8 @@ fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Count
     let mut counts = Counts::default();
     let mut lanes = std::collections::HashMap::new();
     store.begin()?;
-    // A file that cannot be opened at all has nothing to carry over.
-    if let Ok(db) = Connection::open(damaged) {
+    let db = Connection::open(damaged).context("cannot open the damaged queue file")?;
+    {
         for table in ["messages", "delayed", "dead"] {
             scan(&db, table, &mut |row| {
                 let Ok(salvaged) = row else {
@@ -120,18 +120,11 @@ fn scan(db: &Connection, table: &str, visit: &mut Visit<'_>) -> anyhow::Result<(
     let mut from = 0_i64;
     let mut skip = 1_i64;
     while skip <= SKIP_MAX {
-        let Ok(mut statement) = db.prepare(&sql) else { return visit(Err(())) };
-        let Ok(mut rows) = statement.query([from]) else { return visit(Err(())) };
-        loop {
-            match rows.next().and_then(|row| row.map(salvaged).transpose()) {
-                Ok(Some((key, row))) => {
-                    from = key + 1;
-                    skip = 1;
-                    visit(Ok(row))?;
-                }
-                Ok(None) => return Ok(()),
-                Err(_) => break,
-            }
+        let read = read_on(db, &sql, &mut from, &mut skip, visit)?;
+        match read {
+            Ok(()) => return Ok(()),
+            Err(error) if is_passing(&error) => return Err(error).context("cannot read the damaged queue file now"),
+            Err(_unreadable) => {}
         }
         if skip == 1 {
             visit(Err(()))?;
@@ -140,6 +133,54 @@ fn scan(db: &Connection, table: &str, visit: &mut Visit<'_>) -> anyhow::Result<(
         skip *= 2;
     }
     Ok(())
+}
+
+/// Reads from `from` until a row cannot be read, which is the inner error, or to the end.
+fn read_on(
+    db: &Connection,
+    sql: &str,
+    from: &mut i64,
+    skip: &mut i64,
+    visit: &mut Visit<'_>,
+) -> anyhow::Result<rusqlite::Result<()>> {
+    let mut statement = match db.prepare(sql) {
+        Ok(statement) => statement,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut rows = match statement.query([*from]) {
+        Ok(rows) => rows,
+        Err(error) => return Ok(Err(error)),
+    };
+    loop {
+        match rows.next().and_then(|row| row.map(salvaged).transpose()) {
+            Ok(Some((key, row))) => {
+                (*from, *skip) = (key + 1, 1);
+                visit(Ok(row))?;
+            }
+            Ok(None) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+/// An error of the moment and not of the file: to skip over it would leave healthy rows behind.
+fn is_passing(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure,
+    };
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            CannotOpen
+                | DatabaseBusy
+                | DatabaseLocked
+                | DiskFull
+                | OutOfMemory
+                | PermissionDenied
+                | ReadOnly
+                | SystemIoFailure
+        )
+    )
 }
 
 fn salvaged(row: &Row<'_>) -> rusqlite::Result<(i64, Salvaged)> {

@@ -61,15 +61,21 @@ impl Engine {
         let mut result = Ok(());
         for (row, redelivered) in rows {
             match read_row(&row.body) {
-                Ok(event) => self.deliver(epoch, &row, event, redelivered),
+                Ok(event) => self.deliver(epoch, lane_id, &row, event, redelivered),
                 Err(why) => result = result.and(self.bury_unreadable(lane_id, &row, why, now_ms)),
             }
         }
         result
     }
 
-    fn deliver(&mut self, epoch: u64, row: &StoredMessage, event: LoginEvent, redelivered: bool) {
-        let Some(subscriber) = self.subscribers.get_mut(&epoch) else { return };
+    fn deliver(&mut self, epoch: u64, lane_id: i64, row: &StoredMessage, event: LoginEvent, redelivered: bool) {
+        let Some(subscriber) = self.subscribers.get_mut(&epoch) else {
+            // It went away while its rows were read.
+            if let Some(lane) = self.lanes.get_mut(&lane_id) {
+                lane.returned.insert(row.key);
+            }
+            return;
+        };
         let number = subscriber.next_number;
         subscriber.next_number += 1;
         let delivery =

@@ -157,7 +157,7 @@ impl Engine {
     /// Applies all commands in one transaction and answers them after its commit; on an error none is applied.
     ///
     /// # Errors
-    /// Only when the file is damaged: then this queue must not go on.
+    /// When the file is damaged, or cannot even be read after a failed write: then this queue must not go on.
     pub(super) fn apply(&mut self, commands: Vec<Command>, now_ms: i64) -> anyhow::Result<()> {
         let mut batch = Batch::default();
         let mut reads = Vec::new();
@@ -177,7 +177,7 @@ impl Engine {
                     settle_answer(&mut batch, &mut result, redriven, reply);
                 }
                 Command::Check { reply } => {
-                    let checked = result.is_ok().then(|| self.store.scratch().map(Ok));
+                    let checked = result.is_ok().then(|| self.check());
                     settle_answer(&mut batch, &mut result, checked, reply);
                 }
                 Command::DropDead { selection, reply } => {
@@ -254,6 +254,14 @@ impl Engine {
         if let Err(error) = self.store.empty_log(then) {
             tracing::warn!("cannot empty the queue's write-ahead log: {error}");
         }
+    }
+
+    /// Whether one more event would be taken, found out with a scratch row.
+    fn check(&self) -> Attempted<()> {
+        if self.total() >= self.messages_max {
+            return Ok(Err(QueueError::Full { messages_max: self.messages_max }));
+        }
+        self.store.scratch().map(Ok)
     }
 
     fn publish(&mut self, events: Vec<Incoming>, batch: &mut Batch) -> Attempted<Published> {
