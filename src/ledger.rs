@@ -202,21 +202,23 @@ impl Ledger for SqliteLedger {
 /// Opens or makes the ledger. A damaged one is set aside: it is evidence, and enforcement does not wait for it.
 fn open(path: &Path, repair: bool) -> anyhow::Result<Connection> {
     match sqlite::open(path, &FORMAT) {
-        Err(error) if sqlite::is_damage(&error) && repair => {
-            let aside = sqlite::set_aside(path)?;
-            tracing::error!(
-                alarm = "ledger_damaged",
-                "the ledger was damaged and a new one begins; the damaged file is {}: {error:#}",
-                aside.display()
-            );
-            sqlite::open(path, &FORMAT)
-        }
+        Err(error) if sqlite::is_damage(&error) && repair => begin_anew(path, &error),
         Err(error) if sqlite::is_damage(&error) => Err(error.context(format!(
             "the ledger {} is damaged: `soloist serve` sets it aside and begins a new one",
             path.display()
         ))),
         opened => opened,
     }
+}
+
+fn begin_anew(path: &Path, damage: &anyhow::Error) -> anyhow::Result<Connection> {
+    let aside = sqlite::set_aside(path)?;
+    tracing::error!(
+        alarm = "ledger_damaged",
+        "the ledger was damaged and a new one begins; the damaged file is {}: {damage:#}",
+        aside.display()
+    );
+    sqlite::open(path, &FORMAT)
 }
 
 struct Writer {
@@ -244,14 +246,14 @@ impl Writer {
 
     /// A file that broke while it was used is replaced, so that enforcement goes on.
     fn recover(&mut self, error: &anyhow::Error) {
-        tracing::error!("the ledger cannot write: {error:#}");
         if !self.repair || !sqlite::is_damage(error) {
+            tracing::error!("the ledger cannot write: {error:#}");
             return;
         }
         // Closed first: a connection that closes removes the log beside its path, whosever it is by then.
         let opened = Connection::open_in_memory().map_err(anyhow::Error::new).and_then(|nothing| {
             self.db = nothing;
-            open(&self.path, true)
+            begin_anew(&self.path, error)
         });
         match opened {
             Ok(db) => self.db = db,

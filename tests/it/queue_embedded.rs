@@ -114,6 +114,7 @@ async fn a_full_queue_refuses_new_events_and_takes_them_again_when_there_is_room
 
     let two = queue.publish(&[login("ann", "h3"), login("ann", "h4")]).await;
     assert!(matches!(two, Err(QueueError::Full { .. })), "all or nothing: there is room for one only");
+    subscription.close().await.unwrap();
     assert_eq!(ready(&queue).await, 1);
     queue.publish(&[login("ann", "h3")]).await.expect("the refused event was not remembered as accepted");
     stop((queue, thread)).await;
