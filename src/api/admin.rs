@@ -306,10 +306,9 @@ fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
     let verdict_of = |session: &Session| -> Option<&Verdict> {
         evaluation.decision.as_ref()?.verdicts.iter().find(|verdict| verdict.digest == session.digest)
     };
-    let mut newest_first: Vec<&Session> = evaluation.view.sessions.iter().collect();
-    newest_first.sort_by_key(|session| std::cmp::Reverse((session.login_at, session.digest)));
-    newest_first.dedup_by_key(|session| session.digest);
-    let sessions: Vec<Value> = newest_first
+    let sessions: Vec<Value> = evaluation
+        .view
+        .sessions
         .iter()
         .map(|session| {
             let (verdict, device) = (verdict_of(session), &session.device);

@@ -37,7 +37,7 @@ pub use decide::{Subject, decide};
 pub use decision::{Action, DecidedBy, Decision, DecisionId, ReasonCode, Refusal, Verdict};
 pub use keys::device_count;
 pub use layers::{Exemption, ExemptionEffect, Resolution, TenantPolicies, TraitsNeeded};
-pub use rows::Marks;
+pub use rows::{Marks, distinct};
 pub use witnesses::Witnesses;
 
 /// How many devices of a user may stay, and which.

@@ -34,6 +34,7 @@ pub(super) struct Row<'a> {
     pub digest: TokenDigest,
     pub login_at: Option<Timestamp>,
     pub device: &'a SessionDevice,
+    pub session: &'a Session,
     pub ignored: bool,
     pub pinned: bool,
 }
@@ -45,6 +46,7 @@ impl<'a> Row<'a> {
             digest: session.digest,
             login_at: session.login_at,
             device: &session.device,
+            session,
             ignored: marks.ignored.contains(&id),
             pinned: marks.pinned.contains(&id),
         }
@@ -90,6 +92,12 @@ pub(super) fn in_order<'a>(view: &'a View, marks: &Marks) -> Vec<Row<'a>> {
     rows
 }
 
+/// The view as the rule reads it: each session once, however often it was listed, newest login first.
+pub fn distinct(view: &View) -> View {
+    let sessions = in_order(view, &Marks::default()).into_iter().map(|row| row.session.clone()).collect();
+    View { sessions, complete: view.complete }
+}
+
 fn newest_first(a: &Row<'_>, b: &Row<'_>) -> Ordering {
     match (a.login_at, b.login_at) {
         (Some(a_at), Some(b_at)) => (b_at, b.digest).cmp(&(a_at, a.digest)),
@@ -117,5 +125,21 @@ impl Hasher for DigestHasher {
 
     fn finish(&self) -> u64 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_listed_twice_is_one_with_the_smaller_known_time() {
+        let row = |token: &str, at: Option<&str>| {
+            Session::new(token, at.map(|at| at.parse().unwrap()), SessionDevice::default())
+        };
+        let (ten, eleven, twelve) = ("2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z", "2026-01-01T12:00:00Z");
+        let sessions = vec![row("x", Some(ten)), row("y", Some(eleven)), row("x", Some(twelve)), row("x", None)];
+        let once = distinct(&View { sessions, complete: true });
+        assert_eq!(once.sessions, [row("y", Some(eleven)), row("x", Some(ten))]);
     }
 }

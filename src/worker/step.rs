@@ -18,6 +18,7 @@ use crate::ledger::{Ended, Intent, IntentId, Ledger, LedgerError, Outcome};
 use crate::model::{Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
 use crate::policy::{
     Action, Decision, Marks, Mode, ReasonCode, Resolution, Strategy, Subject, Verdict, Witnesses, decide, device_count,
+    distinct,
 };
 use crate::provider::{ProviderError, Revoked};
 use crate::queue::Why;
@@ -45,7 +46,7 @@ pub struct Look {
 pub struct Evaluation {
     /// The first decision of the step, or `None` in mode `off`.
     pub decision: Option<Decision>,
-    /// The view that it was made from.
+    /// The view that it was made from, each session once, newest login first.
     pub view: View,
     /// How many devices the view's sessions are on, by the device fields of the user's policy.
     pub devices: usize,
@@ -125,8 +126,8 @@ impl Enforcer for TenantEnforcer {
             let chosen = chosen(&decision, &view, &resolution, look);
             if listing == 1 {
                 evaluation.decision = Some(decision.clone());
-                evaluation.view.clone_from(&view);
-                evaluation.devices = device_count(&view, &resolution.policy.policy);
+                evaluation.view = distinct(&view);
+                evaluation.devices = device_count(&evaluation.view, &resolution.policy.policy);
                 if !look.dry_run {
                     self.count(&decision, executed);
                 }
