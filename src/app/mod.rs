@@ -74,6 +74,7 @@ impl Core {
         let embedded = EmbeddedConfig {
             data_dir: data_dir.clone(),
             messages_max: config.queue.messages_max,
+            tenants: config.tenants.len(),
             batch_max: config.queue.batch_max,
             dedupe_ids_max: config.webhook.dedupe_ids_max,
             dedupe_window: config.webhook.dedupe_window,
@@ -186,6 +187,7 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
     };
     let core = Core::open(config, true)?;
     let queue: Arc<dyn Queue> = Arc::new(core.queue.clone());
+    warn_of_unknown_tenants(config, &*queue).await?;
     let probes = || Probes {
         queue: Arc::clone(&queue),
         tenants: core.enforcers().into_iter().collect(),
@@ -225,6 +227,22 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
     let private = Listener::bind(config.admin.listen, private, private_server)?;
     admin_addr::write(&config.data_dir, private.addr)?;
     Ok(App { core, public, private, admin_key })
+}
+
+/// Messages of a tenant that is no longer configured are kept, but nobody works on them.
+async fn warn_of_unknown_tenants(config: &Config, queue: &dyn Queue) -> anyhow::Result<()> {
+    for lane in queue.stats().await? {
+        let waiting = lane.ready + lane.delayed.unwrap_or(0);
+        if waiting > 0 && !config.tenants.contains_key(&lane.tenant) {
+            tracing::error!(
+                tenant = %lane.tenant,
+                alarm = "unknown_tenant",
+                "{waiting} messages wait for tenant `{}`, which is not configured: configure it again to have them settled",
+                lane.tenant
+            );
+        }
+    }
+    Ok(())
 }
 
 impl App {

@@ -121,6 +121,18 @@ async fn a_full_queue_refuses_new_events_and_takes_them_again_when_there_is_room
 }
 
 #[tokio::test]
+async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmbeddedConfig { messages_max: 4, tenants: 2, ..EmbeddedConfig::in_dir(folder.path()) };
+    let (queue, thread) = EmbeddedQueue::open(&config, Clock::start()).unwrap();
+    queue.publish(&[login("ann", "h1"), login("ann", "h2")]).await.unwrap();
+    assert!(matches!(queue.publish(&[login("ann", "h3")]).await, Err(QueueError::Full { messages_max: 2 })));
+    let other = LoginEvent { tenant: TenantId::parse("acme").unwrap(), ..login("bob", "h4") };
+    queue.publish(&[other]).await.unwrap();
+    stop((queue, thread)).await;
+}
+
+#[tokio::test]
 async fn the_event_ids_are_remembered_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path(), 5).await;

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use self::body::StoredBody;
 use self::dedupe::Dedupe;
-use self::engine::{Command, Engine, Incoming, Reply};
+use self::engine::{Command, Engine, Incoming, Limits, Reply};
 use self::store::{Checkpointer, Log};
 use super::{
     DeadLetter, DeadLetters, Delivery, DeliveryTag, LaneStats, Published, Queue, QueueError, Selection, Settlement,
@@ -51,6 +51,8 @@ pub struct EmbeddedConfig {
     pub data_dir: PathBuf,
     /// How many messages may wait, delayed and dead ones included.
     pub messages_max: u64,
+    /// How many tenants share that; each has an equal part.
+    pub tenants: usize,
     /// How many events one transaction takes.
     pub batch_max: usize,
     pub dedupe_ids_max: usize,
@@ -64,6 +66,7 @@ impl EmbeddedConfig {
         Self {
             data_dir: data_dir.to_path_buf(),
             messages_max: 10_000_000,
+            tenants: 1,
             batch_max: 256,
             dedupe_ids_max: 1_000_000,
             dedupe_window: Duration::from_hours(24),
@@ -103,7 +106,8 @@ impl EmbeddedQueue {
         let window_minutes = i64::try_from(config.dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
         let open = || {
             let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
-            Engine::open(&path, dedupe, config.messages_max, clock.now_ms())
+            let limits = Limits { messages_max: config.messages_max, tenants: config.tenants as u64 };
+            Engine::open(&path, dedupe, limits, clock.now_ms())
         };
         let opened = if salvage::is_marked(&path) { Err(None) } else { open().map_err(Some) };
         let engine = match opened {

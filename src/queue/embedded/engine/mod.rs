@@ -3,6 +3,7 @@
 //! Leases live in memory only, so they die with the process and every unsettled message is handed out again.
 
 mod deliver;
+mod limits;
 mod settle;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use self::limits::Limits;
 use super::body::StoredBody;
 use super::dedupe::Dedupe;
 use super::store::{Log, Store, StoredMessage, key_range};
@@ -99,7 +101,7 @@ pub(super) struct Engine {
     subscribers: BTreeMap<u64, Subscriber>,
     next_epoch: u64,
     dedupe: Dedupe,
-    messages_max: u64,
+    limits: Limits,
     next_due_ms: Option<i64>,
     dead: BTreeMap<i64, u64>,
     /// The last attempt to read or write failed.
@@ -107,7 +109,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn open(path: &Path, mut dedupe: Dedupe, messages_max: u64, now_ms: i64) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path, mut dedupe: Dedupe, limits: Limits, now_ms: i64) -> anyhow::Result<Self> {
         let store = Store::open(path)?;
         store.pull_in_delays(now_ms).context("cannot update the queue file")?;
         let this_minute = now_ms / 60_000;
@@ -121,7 +123,7 @@ impl Engine {
             subscribers: BTreeMap::new(),
             next_epoch: 1,
             dedupe,
-            messages_max,
+            limits,
             next_due_ms: store.next_due()?,
             dead: store.dead_counts()?.into_iter().collect(),
             in_trouble: false,
@@ -256,17 +258,9 @@ impl Engine {
         }
     }
 
-    /// Whether one more event would be taken, found out with a scratch row.
-    fn check(&self) -> Attempted<()> {
-        if self.total() >= self.messages_max {
-            return Ok(Err(QueueError::Full { messages_max: self.messages_max }));
-        }
-        self.store.scratch().map(Ok)
-    }
-
     fn publish(&mut self, events: Vec<Incoming>, batch: &mut Batch) -> Attempted<Published> {
-        if self.total() + events.len() as u64 > self.messages_max {
-            return Ok(Err(QueueError::Full { messages_max: self.messages_max }));
+        if let Some(full) = self.has_no_room_for(&events) {
+            return Ok(Err(full));
         }
         let mut duplicates = 0;
         for event in events {
@@ -339,10 +333,6 @@ impl Engine {
             },
         );
         Ok(lane_id)
-    }
-
-    fn total(&self) -> u64 {
-        self.lanes.values().map(|lane| lane.ready + lane.delayed).sum::<u64>() + self.dead.values().sum::<u64>()
     }
 }
 
