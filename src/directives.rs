@@ -21,7 +21,7 @@ pub trait Directives: Send + Sync {
     fn current(&self, tenant: &TenantId, user: &UserId) -> Result<Directive, Stale>;
 }
 
-/// Directives as the configuration file has them, replaced as a whole when it is read again.
+/// Directives as the configuration has them, replaced tenant by tenant when it is read again.
 pub struct ConfiguredDirectives {
     tenants: RwLock<BTreeMap<TenantId, Arc<TenantPolicies>>>,
 }
@@ -31,9 +31,10 @@ impl ConfiguredDirectives {
         Self { tenants: RwLock::new(tenants) }
     }
 
-    /// From now on these hold. A step that has begun goes on with the ones it began with.
+    /// From now on these hold; a tenant that is not among them keeps its own, since it is worked on until the restart.
+    /// A step that has begun goes on with the ones it began with.
     pub fn replace(&self, tenants: BTreeMap<TenantId, Arc<TenantPolicies>>) {
-        *self.tenants.write().unwrap_or_else(PoisonError::into_inner) = tenants;
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).extend(tenants);
     }
 }
 

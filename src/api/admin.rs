@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
+use super::host::{self, Hosts};
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
 use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
@@ -35,8 +36,7 @@ pub struct Admin {
     pub dead_letters: Arc<dyn DeadLetters>,
     pub ledger: Arc<dyn Ledger>,
     pub key: SecretString,
-    /// Host names besides loopback ones under which the listener may be called.
-    pub hosts: Vec<String>,
+    pub hosts: Hosts,
 }
 
 /// `/admin/v1/…`
@@ -62,11 +62,6 @@ const NO_KEY: Problem = Problem::new(
     "admin_key",
     "send the key in data_dir/admin.key as a Bearer token in the Authorization header",
 );
-const FOREIGN: Problem = Problem::new(
-    StatusCode::FORBIDDEN,
-    "foreign_page",
-    "this request comes from another site, or names a host that is not this listener's",
-);
 const BAD_UID: Problem = Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
 const BAD_SESSION: Problem = Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
 const NO_TENANT: Problem =
@@ -77,13 +72,13 @@ const NO_SESSION: Problem = Problem::new(StatusCode::NOT_FOUND, "no_session", "t
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+    let host = host::named(&request);
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     let own_site = site.is_none_or(|site| site == "same-origin" || site == "none");
     let origin = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
     let own_origin = origin.is_none_or(|origin| Some(origin) == host);
-    if !own_site || !own_origin || !host.is_some_and(|host| admin.is_own_host(host)) {
-        return FOREIGN.into_response();
+    if !own_site || !own_origin || !host.is_some_and(|host| admin.hosts.allow(host)) {
+        return host::FOREIGN.into_response();
     }
     let claimed = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     if !bool::from(claimed.as_bytes().ct_eq(admin.key.expose_secret().as_bytes())) {
@@ -93,16 +88,6 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
 }
 
 impl Admin {
-    fn is_own_host(&self, host: &str) -> bool {
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name,
-            _ => host,
-        };
-        let name = name.trim_start_matches('[').trim_end_matches(']');
-        let loopback = name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        loopback || name.eq_ignore_ascii_case("localhost") || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
-    }
-
     fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
         let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
         let name = of.tenant.as_deref().unwrap_or(TenantId::DEFAULT);
@@ -121,7 +106,7 @@ struct OfTenant {
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem> {
-    let lanes = admin.queue.stats().await.map_err(|error| queue_problem(&error))?;
+    let lanes = admin.queue.stats().await.map_err(queue_problem)?;
     let tenants: Vec<_> = admin
         .tenants
         .iter()
@@ -182,7 +167,7 @@ async fn enforce(
             reason: Reason::Enforce,
             accepted_at: None,
         };
-        admin.queue.publish(&[event]).await.map_err(|error| queue_problem(&error))?;
+        admin.queue.publish(&[event]).await.map_err(queue_problem)?;
         return Ok((StatusCode::ACCEPTED, Json(json!({ "id": id.as_str() }))).into_response());
     }
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: query.dry_run };
@@ -268,20 +253,20 @@ async fn list_dead(State(admin): State<Arc<Admin>>, Query(query): Query<DeadQuer
         (None, None) => Selection::All,
     };
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
-    let dead = admin.dead_letters.list(&selection, query.after, limit).await.map_err(|error| queue_problem(&error))?;
+    let dead = admin.dead_letters.list(&selection, query.after, limit).await.map_err(queue_problem)?;
     let next = dead.last().filter(|_| dead.len() == limit).map(|last| last.id);
     Ok(Json(json!({ "dead_letters": dead.iter().map(dead_letter).collect::<Vec<_>>(), "next_after": next })))
 }
 
 async fn redrive(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
     let selection = choice.selection()?;
-    let redriven = admin.dead_letters.redrive(&selection).await.map_err(|error| queue_problem(&error))?;
+    let redriven = admin.dead_letters.redrive(&selection).await.map_err(queue_problem)?;
     Ok(Json(json!({ "redriven": redriven })))
 }
 
 async fn drop_dead(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
     let selection = choice.selection()?;
-    let dropped = admin.dead_letters.discard(&selection).await.map_err(|error| queue_problem(&error))?;
+    let dropped = admin.dead_letters.discard(&selection).await.map_err(queue_problem)?;
     Ok(Json(json!({ "dropped": dropped })))
 }
 
@@ -337,8 +322,9 @@ fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
     })
 }
 
-fn queue_problem(error: &QueueError) -> Problem {
-    tracing::error!("the queue cannot be asked: {error}");
+/// The answer says whose turn it is; the log has the cause.
+fn queue_problem(error: QueueError) -> Problem {
+    tracing::error!("the queue cannot be asked: {:#}", anyhow::Error::new(error));
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "queue", "the queue cannot be asked now")
 }
 
@@ -368,4 +354,20 @@ fn step_problem(error: StepError) -> Problem {
     };
     tracing::warn!("an operator's request failed: {:#}", anyhow::Error::new(error));
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_why_the_queue_cannot_be_asked() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.reopen().unwrap())).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            queue_problem(QueueError::Unavailable(anyhow::anyhow!("disk full").context("cannot commit")));
+        });
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        assert!(log.contains("cannot commit: disk full"), "{log}");
+    }
 }

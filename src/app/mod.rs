@@ -25,6 +25,7 @@ pub use self::inside::{Inside, Waiting};
 pub use self::offline::{ProbeFailed, decide_line, now, probe};
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
+use crate::api::Hosts;
 use crate::api::admin::{self, Admin};
 use crate::api::probes::{self, Probes};
 use crate::clock::Clock;
@@ -120,7 +121,7 @@ impl Core {
     }
 
     /// The admin API's routes, behind `key`.
-    pub fn admin_router(&self, key: SecretString, hosts: Vec<String>) -> Router {
+    pub fn admin_router(&self, key: SecretString, hosts: Hosts) -> Router {
         let queue = Arc::new(self.queue.clone());
         admin::router(Admin {
             tenants: self.enforcers(),
@@ -219,8 +220,8 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
     };
     admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
-    let hosts = if config.admin.insecure { vec![config.admin.listen.ip().to_string()] } else { Vec::new() };
-    let private = core.admin_router(admin_key.clone(), hosts).merge(probes::private_router(probes()));
+    let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
+    let private = core.admin_router(admin_key.clone(), hosts).merge(probes::private_router(probes(), hosts));
     let private_server =
         ServerConfig { header_timeout: ADMIN_HEADER_TIMEOUT, connections_max: http::ADMIN_CONNECTIONS_MAX, tls: None };
     let public = Listener::bind(config.webhook.listen, public, public_server)?;

@@ -20,15 +20,10 @@ impl RunningPolicies {
         Self { directives, started }
     }
 
-    /// From now on the policies of this configuration hold. The answer names what else has changed: that needs a
-    /// restart.
+    /// From now on the policies of this configuration hold; a tenant that it no longer has keeps the policy in force.
+    /// The answer names what else has changed: that needs a restart.
     pub fn replace(&self, config: &Config) -> anyhow::Result<BTreeSet<String>> {
-        let mut policies = config.policies()?;
-        // A tenant that is no longer configured is worked on until the restart, by the policy that it started with.
-        for (tenant, policy) in self.started.policies()? {
-            policies.entry(tenant).or_insert(policy);
-        }
-        self.directives.replace(policies);
+        self.directives.replace(config.policies()?);
         Ok(needs_restart(&self.started, config))
     }
 }
@@ -41,6 +36,10 @@ fn needs_restart(started: &Config, now: &Config) -> BTreeSet<String> {
     };
     let (before, after) = (shown(started), shown(now));
     let mut changed: BTreeSet<String> = before.symmetric_difference(&after).map(|(path, _)| path.clone()).collect();
+    for tenant in started.tenants.keys().filter(|tenant| !now.tenants.contains_key(tenant)) {
+        changed.retain(|path| !path.starts_with(&format!("tenants.{tenant}.")));
+        changed.insert(format!("the removal of tenant {tenant} (its policy stays as it is)"));
+    }
     // Secrets are not shown, so they are compared here.
     for (tenant, was) in &started.tenants {
         let section = if was.policy_path == "policy" { String::new() } else { format!("tenants.{tenant}.") };
@@ -64,6 +63,9 @@ fn secrets(section: &LoginRadiusSection) -> Vec<&str> {
 mod tests {
     use super::*;
     use crate::config::ConfigSources;
+    use crate::directives::Directives as _;
+    use crate::model::{TenantId, UserId};
+    use crate::policy::Mode;
 
     fn config(options: &[(&str, &str)]) -> Config {
         let required = [("SOLOIST_LOGINRADIUS__API_KEY", "key"), ("SOLOIST_LOGINRADIUS__API_SECRET", "one")];
@@ -80,5 +82,28 @@ mod tests {
         assert_eq!(restart(&[("SOLOIST_WEBHOOK__LISTEN", "127.0.0.1:1")]), ["webhook.listen"]);
         let secret = restart(&[("SOLOIST_LOGINRADIUS__API_SECRET", "two")]);
         assert_eq!(secret, ["the secrets in loginradius"]);
+    }
+
+    #[test]
+    fn a_tenant_that_is_removed_keeps_the_policy_in_force() {
+        let acme = |mode| {
+            config(&[
+                ("SOLOIST_TENANTS__ACME__LOGINRADIUS__API_KEY", "key"),
+                ("SOLOIST_TENANTS__ACME__LOGINRADIUS__API_SECRET", "secret"),
+                ("SOLOIST_TENANTS__ACME__POLICY__MODE", mode),
+            ])
+        };
+        let started = acme("enforce");
+        let directives = Arc::new(ConfiguredDirectives::new(started.policies().unwrap()));
+        let running = RunningPolicies::new(Arc::clone(&directives), started);
+
+        assert!(running.replace(&acme("observe")).unwrap().is_empty());
+        let waiting = running.replace(&config(&[])).unwrap();
+
+        let tenant = TenantId::parse("acme").unwrap();
+        let policies = directives.current(&tenant, &UserId::parse("ann").unwrap()).unwrap().policies;
+        assert!(policies.all().all(|policy| policy.policy.mode == Mode::Observe));
+        let told: Vec<String> = waiting.into_iter().collect();
+        assert_eq!(told, ["the removal of tenant acme (its policy stays as it is)"]);
     }
 }

@@ -74,6 +74,11 @@ impl Source {
     fn read(&self) -> Result<Config, ConfigError> {
         Config::from_process(self.0.clone())
     }
+
+    /// The same for reading again: the file that was read, if any, must be there then. Without it defaults would hold.
+    fn again(self, read: &Config) -> Self {
+        Self(read.file.clone().or(self.0))
+    }
 }
 
 /// Reads the command line and does what it says.

@@ -43,6 +43,7 @@ pub(super) async fn run(args: ServeArgs, source: Source) -> anyhow::Result<ExitC
         return Err(Usage(why.to_owned()).into());
     }
     let config = source.read()?;
+    let source = source.again(&config);
     telemetry::set_up_logs(&config.telemetry).context("cannot set up logs")?;
     let mut signals = Signals::listen()?;
     let app = app::build(&config).await?;

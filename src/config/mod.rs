@@ -27,7 +27,7 @@ pub use self::mistake::{ConfigError, Mistake};
 pub use self::options::{OptionDoc, options};
 use self::reader::Reader;
 pub use self::settings::Origin;
-use self::settings::Settings;
+use self::settings::{Settings, chosen_file};
 use crate::model::TenantId;
 use crate::policy::{Mode, Policy, Strategy, TenantPolicies, written};
 
@@ -45,6 +45,8 @@ pub struct ConfigSources {
 /// The whole configuration. Every value in it follows its rules.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that was read.
+    pub file: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub webhook: WebhookConfig,
     pub queue: QueueConfig,
@@ -220,8 +222,10 @@ impl Config {
 
     /// The configuration that these sources give, or everything that is wrong with them.
     pub fn load(sources: &ConfigSources) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(Settings::gather(sources)?);
+        let file = chosen_file(sources);
+        let mut reader = Reader::new(Settings::gather(sources, file.as_deref())?);
         let mut config = Self {
+            file,
             data_dir: reader.take("data_dir"),
             webhook: read_webhook(&mut reader),
             queue: QueueConfig {

@@ -46,11 +46,11 @@ pub(super) struct Settings(BTreeMap<Keys, Entry>);
 impl Settings {
     /// Variables win over the file. A file that cannot be read is the only mistake that is told: what it was to set
     /// would seem missing.
-    pub(super) fn gather(sources: &ConfigSources) -> Result<Self, ConfigError> {
+    pub(super) fn gather(sources: &ConfigSources, file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut settings = Self::default();
-        if let Some(file) = chosen_file(sources) {
-            let table = read_toml(&file).map_err(|problem| ConfigError(vec![Mistake::of_file(&file, problem)]))?;
-            settings.insert(&[], &Value::Object(table), &Origin::File(file));
+        if let Some(file) = file {
+            let table = read_toml(file).map_err(|problem| ConfigError(vec![Mistake::of_file(file, problem)]))?;
+            settings.insert(&[], &Value::Object(table), &Origin::File(file.to_owned()));
         }
         for (name, text) in &sources.env {
             let Some(keys) = keys_of_variable(name, text) else { continue };
@@ -139,7 +139,7 @@ pub(super) fn in_policy(keys: &[String]) -> bool {
     }
 }
 
-fn chosen_file(sources: &ConfigSources) -> Option<PathBuf> {
+pub(super) fn chosen_file(sources: &ConfigSources) -> Option<PathBuf> {
     let named = sources.file.clone().or_else(|| sources.env.get("SOLOIST_CONFIG").map(PathBuf::from));
     named.or_else(|| sources.default_file.clone().filter(|file| file.exists()))
 }

@@ -260,8 +260,8 @@ impl SessionProvider for LoginRadius {
         };
         Ok(UserTraits {
             roles,
-            email_domains: profile::email_domains(&profile),
-            custom_fields: profile::custom_fields(&profile),
+            email_domains: profile::email_domains(Call::Profile, &profile)?,
+            custom_fields: profile::custom_fields(Call::Profile, &profile)?,
         })
     }
 }

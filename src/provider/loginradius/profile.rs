@@ -23,36 +23,65 @@ pub(super) fn uid(call: Call, profile: &Map<String, Value>) -> Result<UserId, Pr
 /// `None` where the key is missing. `null` is what users without roles have.
 pub(super) fn roles(call: Call, object: &Map<String, Value>) -> Option<Result<Vec<String>, ProviderError>> {
     let roles = match field(object, "Roles")? {
-        Value::Null => Vec::new(),
-        Value::Array(roles) => roles.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        _ => return Some(Err(garbage(call, "the roles are no list"))),
+        Value::Null => Some(Vec::new()),
+        Value::Array(roles) => texts(roles.iter()),
+        _ => None,
     };
-    Some(Ok(roles))
+    Some(roles.ok_or_else(|| garbage(call, "the roles are no list of texts")))
+}
+
+/// `null` elements are none. `None`: an element is something else than text.
+fn texts<'a>(elements: impl Iterator<Item = &'a Value>) -> Option<Vec<String>> {
+    elements.filter(|element| !element.is_null()).map(|element| element.as_str().map(str::to_owned)).collect()
 }
 
 /// The lower-case domains of `Email: [{"Type": …, "Value": …}]`, each once.
-pub(super) fn email_domains(profile: &Map<String, Value>) -> Vec<String> {
-    let addresses = field(profile, "Email").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+///
+/// `null` is none, and so is a missing key: the vendor does not say whether its `fields=` projection leaves out what is
+/// null, and [`uid`] has told that this is the profile. What cannot be read is not none, for a rule may exempt by it.
+pub(super) fn email_domains(call: Call, profile: &Map<String, Value>) -> Result<Vec<String>, ProviderError> {
+    let addresses = match field(profile, "Email") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(addresses)) => {
+            texts(addresses.iter().map(address)).ok_or_else(|| garbage(call, "the e-mail addresses are no texts"))?
+        }
+        Some(_) => return Err(garbage(call, "the e-mail addresses are no list")),
+    };
     let mut domains: Vec<String> = Vec::new();
-    for address in addresses {
-        let text = address.as_str().or_else(|| field(address.as_object()?, "Value")?.as_str());
-        let Some((_, domain)) = text.and_then(|text| text.trim().rsplit_once('@')) else { continue };
+    for (_, domain) in addresses.iter().filter_map(|text| text.trim().rsplit_once('@')) {
         let domain = domain.to_lowercase();
         if !domain.is_empty() && !domains.contains(&domain) {
             domains.push(domain);
         }
     }
-    domains
+    Ok(domains)
 }
 
-/// Texts as they are, numbers and truth values as text; null and everything else is left out.
-pub(super) fn custom_fields(profile: &Map<String, Value>) -> BTreeMap<String, String> {
-    let fields = field(profile, "CustomFields").and_then(Value::as_object).into_iter().flatten();
-    let as_text = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+/// What stands for the address in an element of `Email`.
+fn address(element: &Value) -> &Value {
+    element.as_object().map_or(element, |entry| field(entry, "Value").unwrap_or(&Value::Null))
+}
+
+/// Texts as they are, numbers and truth values as text. `null` and a missing key are none, as with [`email_domains`].
+pub(super) fn custom_fields(
+    call: Call,
+    profile: &Map<String, Value>,
+) -> Result<BTreeMap<String, String>, ProviderError> {
+    let mut texts = BTreeMap::new();
+    let fields = match field(profile, "CustomFields") {
+        None | Some(Value::Null) => return Ok(texts),
+        Some(Value::Object(fields)) => fields,
+        Some(_) => return Err(garbage(call, "the custom fields are no object")),
     };
-    fields.filter_map(|(name, value)| Some((name.clone(), as_text(value)?))).collect()
+    for (name, value) in fields {
+        let text = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(truth) => truth.to_string(),
+            Value::Array(_) | Value::Object(_) => return Err(garbage(call, "a custom field is no text")),
+        };
+        texts.insert(name.clone(), text);
+    }
+    Ok(texts)
 }

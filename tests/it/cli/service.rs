@@ -162,6 +162,22 @@ async fn a_hangup_takes_over_policies_and_an_invalid_configuration_changes_nothi
 }
 
 #[tokio::test]
+async fn a_hangup_without_the_file_that_was_read_at_the_start_changes_nothing() {
+    let soloist = Soloist::for_api("http://127.0.0.1:9");
+    let file = soloist.folder().join("soloist.toml");
+    std::fs::write(&file, "[policy]\nmode = \"observe\"\n").unwrap();
+    let mut serve = soloist.start(&["serve"]);
+    serve.says("admin API on ").await;
+
+    std::fs::remove_file(&file).unwrap();
+    serve.signal("HUP").await;
+
+    let why = serve.says("the polic").await;
+    assert!(why.starts_with("ies stay as they are: invalid configuration"), "{why}");
+    serve.says("soloist.toml: cannot be read").await;
+}
+
+#[tokio::test]
 async fn a_second_signal_quits_at_once() {
     let mut stage = Stage::set(&["--faults", r#"{"hang_percent": 100}"#], &[("LOGINRADIUS__TIMEOUT", "60s")]).await;
     stage.log_in("ann", "1").await;

@@ -47,8 +47,8 @@ async fn traits_keep_roles_domains_and_custom_fields_and_nothing_else() {
         "Uid": "ann", "Roles": ["teacher", "Editor"], "FirstName": "Ann",
         "Email": [{"Type": "Primary", "Value": "ann@Example.COM"}, {"Value": "a@b@school.example"},
                   {"Value": "x@example.com"},
-                  {"Value": null}, {"Value": "nobody"}, {"Value": "nobody@"}, "ann@plain.example", null],
-        "CustomFields": {"Plan": "gold", "Seats": 3, "Vip": true, "Empty": "", "Gone": null, "List": [1]}
+                  {"Value": null}, {"Type": "Other"}, {"Value": "nobody"}, {"Value": "nobody@"}, "ann@plain.example", null],
+        "CustomFields": {"Plan": "gold", "Seats": 3, "Vip": true, "Empty": "", "Gone": null}
     }))])
     .await;
 
@@ -85,8 +85,26 @@ async fn a_profile_that_cannot_be_trusted_is_an_error_and_never_a_user_without_r
     for body in ["{}", "[]", "null", "", "<html>", r#"{"Uid":"ann","Roles":"teacher"}"#, r#"{"Roles":[]}"#] {
         assert_eq!(traits([reply(200, body)]).await.unwrap_err().class(), "unavailable", "{body}");
     }
+    for unreadable in [
+        json!({"Roles": {"teacher": true}}),
+        json!({"Roles": ["teacher", 5]}),
+        json!({"Roles": [{"Name": "teacher"}]}),
+        json!({"Email": "ann@school.example"}),
+        json!({"Email": {"Value": "ann@school.example"}}),
+        json!({"Email": [["ann@school.example"]]}),
+        json!({"Email": [{"Value": 5}]}),
+        json!({"CustomFields": "gold"}),
+        json!({"CustomFields": [{"Plan": "gold"}]}),
+        json!({"CustomFields": {"Plan": ["gold"]}}),
+        json!({"CustomFields": {"Plan": {"Name": "gold"}}}),
+    ] {
+        let mut profile = json!({"Uid": "ann", "Roles": null});
+        profile.as_object_mut().unwrap().extend(unreadable.as_object().unwrap().clone());
+        assert_eq!(traits([ok(&profile)]).await.unwrap_err().class(), "unavailable", "{profile}");
+    }
     for (second, class) in [
         (ok(&json!({})), "unavailable"),
+        (ok(&json!({"Roles": [5]})), "unavailable"),
         (reply(503, ""), "unavailable"),
         (json_reply(403, &json!({"ErrorCode": 938})), "user_unknown"),
         (json_reply(403, &json!({"ErrorCode": 1143})), "unauthorized"),
