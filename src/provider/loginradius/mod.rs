@@ -253,7 +253,10 @@ impl SessionProvider for LoginRadius {
         url.query_pairs_mut().append_pair("fields", "Uid,Roles,CustomFields,Email");
         let request = self.with_secret(url, "apikey", "apisecret");
         let profile = self.object(Call::Profile, request).await.map_err(Failure::into_error)?;
-        profile::uid(Call::Profile, &profile)?;
+        // Somebody else's roles would choose the wrong policy, and exempt or end the wrong user.
+        if !profile::uid(Call::Profile, &profile)?.as_str().eq_ignore_ascii_case(user.as_str()) {
+            return Err(garbage(Call::Profile, "the profile is another user's"));
+        }
         let roles = match profile::roles(Call::Profile, &profile) {
             Some(roles) => roles?,
             None => self.roles(&account).await?,

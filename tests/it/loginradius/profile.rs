@@ -112,3 +112,11 @@ async fn a_profile_that_cannot_be_trusted_is_an_error_and_never_a_user_without_r
         assert_eq!(traits([ok(&json!({"Uid": "ann"})), second]).await.unwrap_err().class(), class);
     }
 }
+
+#[tokio::test]
+async fn the_profile_of_another_user_chooses_nobodys_policy() {
+    let other = json!({"Uid": "bob", "Roles": [], "Email": [], "CustomFields": {}});
+    assert_eq!(traits([ok(&other)]).await.unwrap_err().class(), "unavailable");
+    let own = json!({"Uid": "ANN", "Roles": [], "Email": [], "CustomFields": {}});
+    assert_eq!(traits([ok(&own)]).await.unwrap(), UserTraits::default());
+}

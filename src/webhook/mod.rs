@@ -1,5 +1,7 @@
 //! Stage 1: authenticate a webhook request, take from it what is needed, make it durable, answer 202.
 
+mod body;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +11,13 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use bytes::{Bytes, BytesMut};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use sha2::Sha256;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
+use self::body::Buffered;
 use crate::clock::Clock;
 use crate::http::Problem;
 use crate::message::{self, WebhookBody};
@@ -51,44 +53,6 @@ pub struct WebhookLimits {
 impl WebhookLimits {
     /// 256 MiB: every place in flight filled with a body of 64 KiB, twenty times that of a login.
     pub const BUFFER_KIB_MAX: usize = 256 * 1024;
-}
-
-/// A body and its share of the memory for bodies. One that came in one piece, as a login does, is not copied.
-struct Buffered<'a> {
-    bytes: Bytes,
-    pieces: BytesMut,
-    share: Option<SemaphorePermit<'a>>,
-}
-
-impl<'a> Buffered<'a> {
-    /// Adds a piece; `None` when the memory for bodies, of which each permit is a KiB, is used up.
-    fn add(&mut self, data: Bytes, memory: &'a Semaphore) -> Option<()> {
-        if self.bytes.is_empty() && self.pieces.is_empty() {
-            self.bytes = data;
-        } else {
-            self.pieces.extend_from_slice(&std::mem::take(&mut self.bytes));
-            self.pieces.extend_from_slice(&data);
-        }
-        let held = self.share.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let missing = u32::try_from(self.len().div_ceil(1024).saturating_sub(held)).unwrap_or(u32::MAX);
-        let share = memory.try_acquire_many(missing).ok()?;
-        match &mut self.share {
-            Some(held) => held.merge(share),
-            none => *none = Some(share),
-        }
-        Some(())
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len() + self.pieces.len()
-    }
-
-    fn whole(mut self) -> Self {
-        if !self.pieces.is_empty() {
-            self.bytes = std::mem::take(&mut self.pieces).freeze();
-        }
-        self
-    }
 }
 
 struct Webhook {
@@ -198,7 +162,7 @@ impl Webhook {
     ///
     /// The share is taken as bytes arrive, so a sender who only announces much takes nothing.
     async fn collect(&self, mut body: Body) -> Result<Buffered<'_>, WebhookError> {
-        let mut buffered = Buffered { bytes: Bytes::new(), pieces: BytesMut::new(), share: None };
+        let mut buffered = Buffered::default();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_cut_off| WebhookError::CutOff)?.into_data() else { continue };
             if buffered.len() + data.len() > self.limits.body_bytes_max {
