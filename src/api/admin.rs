@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
+use super::host::{self, Hosts};
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
 use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
@@ -35,8 +36,7 @@ pub struct Admin {
     pub dead_letters: Arc<dyn DeadLetters>,
     pub ledger: Arc<dyn Ledger>,
     pub key: SecretString,
-    /// Host names besides loopback ones under which the listener may be called.
-    pub hosts: Vec<String>,
+    pub hosts: Hosts,
 }
 
 /// `/admin/v1/…`
@@ -62,11 +62,6 @@ const NO_KEY: Problem = Problem::new(
     "admin_key",
     "send the key in data_dir/admin.key as a Bearer token in the Authorization header",
 );
-const FOREIGN: Problem = Problem::new(
-    StatusCode::FORBIDDEN,
-    "foreign_page",
-    "this request comes from another site, or names a host that is not this listener's",
-);
 const BAD_UID: Problem = Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
 const BAD_SESSION: Problem = Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
 const NO_TENANT: Problem =
@@ -77,13 +72,13 @@ const NO_SESSION: Problem = Problem::new(StatusCode::NOT_FOUND, "no_session", "t
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+    let host = host::named(&request);
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     let own_site = site.is_none_or(|site| site == "same-origin" || site == "none");
     let origin = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
     let own_origin = origin.is_none_or(|origin| Some(origin) == host);
-    if !own_site || !own_origin || !host.is_some_and(|host| admin.is_own_host(host)) {
-        return FOREIGN.into_response();
+    if !own_site || !own_origin || !host.is_some_and(|host| admin.hosts.allow(host)) {
+        return host::FOREIGN.into_response();
     }
     let claimed = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     if !bool::from(claimed.as_bytes().ct_eq(admin.key.expose_secret().as_bytes())) {
@@ -93,16 +88,6 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
 }
 
 impl Admin {
-    fn is_own_host(&self, host: &str) -> bool {
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name,
-            _ => host,
-        };
-        let name = name.trim_start_matches('[').trim_end_matches(']');
-        let loopback = name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        loopback || name.eq_ignore_ascii_case("localhost") || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
-    }
-
     fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
         let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
         let name = of.tenant.as_deref().unwrap_or(TenantId::DEFAULT);

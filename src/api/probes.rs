@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -12,6 +13,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::host::{self, Hosts};
 use crate::clock::Clock;
 use crate::model::TenantId;
 use crate::queue::{LaneStats, Queue};
@@ -40,12 +42,13 @@ pub fn public_router(probes: Probes) -> Router {
     Router::new().route("/livez", get(livez)).route("/readyz", get(public_readyz)).with_state(Shared::of(probes))
 }
 
-/// The probes with their details, and `/metrics`.
-pub fn private_router(probes: Probes) -> Router {
+/// The probes with their details, and `/metrics`, for who calls the listener by its own host.
+pub fn private_router(probes: Probes, hosts: Hosts) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
+        .route_layer(middleware::from_fn_with_state(hosts, host::guard))
         .with_state(Shared::of(probes))
 }
 

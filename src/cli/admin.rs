@@ -90,7 +90,7 @@ impl AdminClient {
         let opened = tokio::task::spawn_blocking(move || Core::open_unless_running(&here)).await?;
         let Some(core) = opened? else { return Self::running(config) };
         let key = SecretString::from(uuid::Uuid::new_v4().to_string());
-        let router = core.admin_router(key.clone(), Vec::new());
+        let router = core.admin_router(key.clone());
         Ok(Self::Local { router, key, core: Box::new(core), _folder: folder })
     }
 

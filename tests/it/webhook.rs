@@ -197,6 +197,34 @@ async fn the_admin_api_wants_its_key_its_host_and_no_foreign_page() {
     service.stop().await;
 }
 
+/// Calls a route of the private listener with the key, under a host of one's own.
+async fn called_as(service: &Service, host: &str, path: &str) -> u16 {
+    let request = service.client.get(format!("{}{path}", service.admin_url)).bearer_auth(&service.admin_key);
+    soon("an answer", request.header("host", host).send()).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn no_route_of_the_private_listener_answers_under_a_foreign_name() {
+    let service = Service::start().await;
+    for path in ["/metrics", "/readyz", "/livez", "/admin/v1/status"] {
+        for (host, status) in [("localhost:1", 200), ("[::1]", 200), ("192.0.2.7:8081", 403), ("evil.example", 403)] {
+            assert_eq!(called_as(&service, host, path).await, status, "{host} {path}");
+        }
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_private_listener_for_other_machines_answers_under_every_address_but_no_name() {
+    let service = Service::start_with(SandboxConfig::default(), &[("SOLOIST_ADMIN__INSECURE", "true")]).await;
+    for path in ["/metrics", "/readyz", "/admin/v1/status"] {
+        for (host, status) in [("192.0.2.7:8081", 200), ("[2001:db8::1]:8081", 200), ("evil.example", 403)] {
+            assert_eq!(called_as(&service, host, path).await, status, "{host} {path}");
+        }
+    }
+    service.stop().await;
+}
+
 /// A queue whose disk never answers, or that is full.
 struct StuckQueue {
     full: bool,
