@@ -106,7 +106,7 @@ struct OfTenant {
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem> {
-    let lanes = admin.queue.stats().await.map_err(|error| queue_problem(&error))?;
+    let lanes = admin.queue.stats().await.map_err(queue_problem)?;
     let tenants: Vec<_> = admin
         .tenants
         .iter()
@@ -167,7 +167,7 @@ async fn enforce(
             reason: Reason::Enforce,
             accepted_at: None,
         };
-        admin.queue.publish(&[event]).await.map_err(|error| queue_problem(&error))?;
+        admin.queue.publish(&[event]).await.map_err(queue_problem)?;
         return Ok((StatusCode::ACCEPTED, Json(json!({ "id": id.as_str() }))).into_response());
     }
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: query.dry_run };
@@ -253,20 +253,20 @@ async fn list_dead(State(admin): State<Arc<Admin>>, Query(query): Query<DeadQuer
         (None, None) => Selection::All,
     };
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
-    let dead = admin.dead_letters.list(&selection, query.after, limit).await.map_err(|error| queue_problem(&error))?;
+    let dead = admin.dead_letters.list(&selection, query.after, limit).await.map_err(queue_problem)?;
     let next = dead.last().filter(|_| dead.len() == limit).map(|last| last.id);
     Ok(Json(json!({ "dead_letters": dead.iter().map(dead_letter).collect::<Vec<_>>(), "next_after": next })))
 }
 
 async fn redrive(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
     let selection = choice.selection()?;
-    let redriven = admin.dead_letters.redrive(&selection).await.map_err(|error| queue_problem(&error))?;
+    let redriven = admin.dead_letters.redrive(&selection).await.map_err(queue_problem)?;
     Ok(Json(json!({ "redriven": redriven })))
 }
 
 async fn drop_dead(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
     let selection = choice.selection()?;
-    let dropped = admin.dead_letters.discard(&selection).await.map_err(|error| queue_problem(&error))?;
+    let dropped = admin.dead_letters.discard(&selection).await.map_err(queue_problem)?;
     Ok(Json(json!({ "dropped": dropped })))
 }
 
@@ -323,8 +323,9 @@ fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
     })
 }
 
-fn queue_problem(error: &QueueError) -> Problem {
-    tracing::error!("the queue cannot be asked: {error}");
+/// The answer says whose turn it is; the log has the cause.
+fn queue_problem(error: QueueError) -> Problem {
+    tracing::error!("the queue cannot be asked: {:#}", anyhow::Error::new(error));
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "queue", "the queue cannot be asked now")
 }
 
@@ -354,4 +355,20 @@ fn step_problem(error: StepError) -> Problem {
     };
     tracing::warn!("an operator's request failed: {:#}", anyhow::Error::new(error));
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_why_the_queue_cannot_be_asked() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.reopen().unwrap())).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            queue_problem(QueueError::Unavailable(anyhow::anyhow!("disk full").context("cannot commit")));
+        });
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        assert!(log.contains("cannot commit: disk full"), "{log}");
+    }
 }
