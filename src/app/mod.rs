@@ -120,8 +120,12 @@ impl Core {
         self.workers.iter().map(|(id, worker)| (id.clone(), worker.enforcer())).collect()
     }
 
-    /// The admin API's routes, behind `key`.
-    pub fn admin_router(&self, key: SecretString, hosts: Hosts) -> Router {
+    /// The admin API's routes, behind `key`, for calls from this machine.
+    pub fn admin_router(&self, key: SecretString) -> Router {
+        self.admin_router_for(key, Hosts::Loopback)
+    }
+
+    fn admin_router_for(&self, key: SecretString, hosts: Hosts) -> Router {
         let queue = Arc::new(self.queue.clone());
         admin::router(Admin {
             tenants: self.enforcers(),
@@ -221,7 +225,7 @@ pub async fn build(config: &Config) -> anyhow::Result<App> {
     admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
-    let private = core.admin_router(admin_key.clone(), hosts).merge(probes::private_router(probes(), hosts));
+    let private = core.admin_router_for(admin_key.clone(), hosts).merge(probes::private_router(probes(), hosts));
     let private_server =
         ServerConfig { header_timeout: ADMIN_HEADER_TIMEOUT, connections_max: http::ADMIN_CONNECTIONS_MAX, tls: None };
     let public = Listener::bind(config.webhook.listen, public, public_server)?;

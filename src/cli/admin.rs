@@ -13,7 +13,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
-use crate::api::Hosts;
 use crate::app::{self, Core};
 use crate::config::{Config, TelemetryConfig};
 use crate::telemetry;
@@ -91,7 +90,7 @@ impl AdminClient {
         let opened = tokio::task::spawn_blocking(move || Core::open_unless_running(&here)).await?;
         let Some(core) = opened? else { return Self::running(config) };
         let key = SecretString::from(uuid::Uuid::new_v4().to_string());
-        let router = core.admin_router(key.clone(), Hosts::Loopback);
+        let router = core.admin_router(key.clone());
         Ok(Self::Local { router, key, core: Box::new(core), _folder: folder })
     }
 

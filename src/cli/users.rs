@@ -15,6 +15,8 @@ use crate::model::{TenantId, UserId};
 
 /// Digits of a session id that tables show; enough to name one session of a user.
 const ID_SHOWN: usize = 12;
+/// Sessions that a table names as the reason of one's end; `--json` has all.
+const WITNESSES_SHOWN: usize = 3;
 /// Digits that a session must at least be named by.
 const ID_DIGITS_MIN: usize = 6;
 
@@ -217,6 +219,11 @@ async fn end_session(admin: &AdminClient, subject: &Subject, prefix: &str) -> an
 
 pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Result<ExitCode> {
     let subject = &args.subject;
+    subject.check()?;
+    let data_dir = source.read()?.data_dir;
+    if !data_dir.join("ledger.db").exists() {
+        bail!("no ledger is in {}: no service has run there yet, or data_dir is another folder", data_dir.display());
+    }
     let ask = subject.ask(Method::GET, "decisions").query("limit", Some(args.limit));
     let answer = asked(&source, Access::Read, subject, ask).await?;
     let decisions = list(&answer, "decisions");
@@ -227,32 +234,61 @@ pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Re
         output::line("no decision is recorded: nothing of this user had to be ended")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = output::table(["decided (UTC)", "because of", "mode", "surplus", "came of it"]);
+    let mut table = output::table(["decided (UTC)", "because of", "session", "came of it", "why"]);
     for decided in decisions {
-        let decision = decided.get("decision").unwrap_or(&Value::Null);
-        let surplus = list(decision, "verdicts").iter().filter(|verdict| text(verdict, "action") == "revoke").count();
-        let outcomes: Vec<String> = list(decided, "outcomes")
-            .iter()
-            .map(|outcome| {
-                let id = text(outcome, "session");
-                format!("{} {}", id.get(..ID_SHOWN).unwrap_or(id), text(outcome, "ended").replace('_', " "))
-            })
-            .collect();
-        table.add_row([
-            output::time(text(decided, "decided_at")),
-            text(decided, "looked").to_owned(),
-            text(decision, "mode").to_owned(),
-            surplus.to_string(),
-            match decided.get("executed").and_then(Value::as_bool) {
-                Some(false) => "only recorded".to_owned(),
-                _ if outcomes.is_empty() => "-".to_owned(),
-                _ => outcomes.join("\n"),
-            },
-        ]);
+        let mut decision = [output::time(text(decided, "decided_at")), text(decided, "looked").to_owned()];
+        for [session, came_of_it, why] in surplus(decided) {
+            // Said once, in the first row of a decision.
+            let [at, looked] = std::mem::take(&mut decision);
+            table.add_row([at, looked, session, came_of_it, why]);
+        }
     }
-    output::keep_whole(&mut table, &[0]);
+    output::keep_whole(&mut table, &[0, 1, 2, 3]);
     output::show(&table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each session that a decision is against: its id, what came of it, and why.
+fn surplus(decided: &Value) -> Vec<[String; 3]> {
+    let decision = decided.get("decision").unwrap_or(&Value::Null);
+    let outcomes = list(decided, "outcomes");
+    let row = |verdict: &Value| {
+        let outcome = outcomes.iter().find(|outcome| text(outcome, "session") == text(verdict, "session"));
+        let came_of_it = match (decided.get("executed").and_then(Value::as_bool), outcome) {
+            (Some(false), _) => "only recorded".to_owned(),
+            (_, Some(outcome)) => text(outcome, "ended").replace('_', " "),
+            (_, None) => "-".to_owned(),
+        };
+        [short(text(verdict, "session")).to_owned(), came_of_it, why(verdict)]
+    };
+    let verdicts = list(decision, "verdicts").iter().filter(|verdict| text(verdict, "action") == "revoke");
+    let rows: Vec<[String; 3]> = verdicts.map(row).collect();
+    if rows.is_empty() {
+        let refused = text(decision, "refused");
+        return vec![["-".to_owned(), "-".to_owned(), if refused.is_empty() { "-" } else { refused }.to_owned()]];
+    }
+    rows
+}
+
+/// `newer login 67ac86848e39`: the rule's reason, and the sessions that stand against this one.
+fn why(verdict: &Value) -> String {
+    let reason = match text(verdict, "reason") {
+        "displaced_by_newer_login" => "newer login".to_owned(),
+        "same_device_newer" => "same device, newer".to_owned(),
+        reason => reason.replace('_', " "),
+    };
+    let witnesses = list(verdict, "witnesses");
+    let shown = witnesses.iter().filter_map(Value::as_str).take(WITNESSES_SHOWN).map(short);
+    let mut words: Vec<String> = std::iter::once(reason).chain(shown.map(str::to_owned)).collect();
+    if witnesses.len() > WITNESSES_SHOWN {
+        words.push(format!("and {} more", witnesses.len() - WITNESSES_SHOWN));
+    }
+    words.join(" ")
+}
+
+/// A session id as tables show it.
+fn short(id: &str) -> &str {
+    id.get(..ID_SHOWN).unwrap_or(id)
 }
 
 /// A user's sessions, newest first; `state` says what the last column shows.
@@ -263,7 +299,7 @@ fn session_table(answer: &Value, state: impl Fn(&Value) -> (String, Tone)) -> Ta
         let (state, tone) = state(session);
         let login_at = output::time(text(session, "login_at"));
         table.add_row([
-            output::cell(id.get(..ID_SHOWN).unwrap_or(id), Tone::Plain),
+            output::cell(short(id), Tone::Plain),
             output::cell(if login_at.is_empty() { "unknown".to_owned() } else { login_at }, Tone::Plain),
             output::cell(device(session), Tone::Plain),
             output::cell(known(session, &["city", "country"]).join(", "), Tone::Plain),
@@ -295,4 +331,35 @@ fn counts(answer: &Value) -> String {
     let incomplete = answer.get("complete") == Some(&Value::Bool(false));
     let note = if incomplete { " (LoginRadius listed them incompletely)" } else { "" };
     format!("{} on {}{note}", counted(sessions, "session"), counted(devices, "device"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_decision_says_of_each_session_what_became_of_it_and_why() {
+        let verdict = |session: &str, action: &str, witnesses: &[&str]| {
+            let reason = (action == "revoke").then_some("displaced_by_newer_login");
+            json!({ "session": session, "action": action, "reason": reason, "witnesses": witnesses })
+        };
+        let verdicts = [
+            verdict("new", "keep", &[]),
+            verdict("old", "revoke", &["new"]),
+            verdict("odd", "revoke", &["1", "2", "3", "4", "5"]),
+        ];
+        let decided = |executed: bool| {
+            let outcomes = json!([{ "session": "old", "ended": "already_gone" }]);
+            json!({ "executed": executed, "decision": { "verdicts": verdicts }, "outcomes": outcomes })
+        };
+        assert_eq!(
+            surplus(&decided(true)),
+            [["old", "already gone", "newer login new"], ["odd", "-", "newer login 1 2 3 and 2 more"]]
+        );
+        assert!(surplus(&decided(false)).iter().all(|[_, came_of_it, _]| came_of_it == "only recorded"));
+        let refused = json!({ "decision": { "verdicts": [], "refused": "incomplete" } });
+        assert_eq!(surplus(&refused), [["-", "-", "incomplete"]]);
+    }
 }

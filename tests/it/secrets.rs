@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use soloist::sandbox::{Faults, Sandbox, SandboxConfig};
+use soloist::sandbox::{Faults, Sandbox, SandboxConfig, Traits};
 
-use crate::support::process::{Serving, command, signal};
+use crate::support::process::{Serving, command, signal, signature};
+use crate::support::soon;
 
 const API_SECRET: &str = "planted-api-secret-5d1c";
 const WEBHOOK_SECRET: &str = "sandbox-secret";
@@ -36,25 +37,32 @@ fn found<'a>(needles: &'a [String], hay: &[u8]) -> Option<&'a String> {
     needles.iter().find(|needle| hay.windows(needle.len()).any(|window| window == needle.as_bytes()))
 }
 
-#[tokio::test]
-async fn planted_secrets_are_nowhere_to_be_found() {
+/// A sandbox whose users have personal data in their profiles, too.
+async fn personal_sandbox() -> Sandbox {
     let config = SandboxConfig { api_secret: API_SECRET.to_owned(), ..SandboxConfig::default() };
     let sandbox = Sandbox::start(config).await.unwrap();
-    let data_dir = tempfile::tempdir().unwrap();
-    let variables = [
-        ("SOLOIST_LOGINRADIUS__API_SECRET", API_SECRET),
-        ("SOLOIST_LOGINRADIUS__WEBHOOK_SECRETS", WEBHOOK_SECRET),
-        ("SOLOIST_TELEMETRY__LOG", "trace"),
-        ("SOLOIST_TELEMETRY__LOG_FORMAT", "json"),
-    ];
-    let serving = Serving::start(command(data_dir.path(), &sandbox.url(), &variables), data_dir.path()).await;
-    let mut answers: Vec<String> = Vec::new();
+    for user in ["ann", "bob", "cleo"] {
+        let traits = Traits {
+            roles: vec!["planted-role".to_owned()],
+            custom_fields: [("Plan".to_owned(), "planted-plan".to_owned())].into(),
+            email: Some(format!("planted-{user}@planted-domain.example")),
+            ..Traits::default()
+        };
+        sandbox.set_traits(user, traits).unwrap();
+    }
+    sandbox
+}
 
-    // All is well; then every class of failure; then bad input.
+/// Whatever the service answers when all is well, in every class of failure, and to bad input.
+async fn everything_it_says(sandbox: &Sandbox, serving: &Serving) -> Vec<String> {
+    let mut answers: Vec<String> = Vec::new();
     for n in 0..4 {
         sandbox.login_in_silence("ann", None).unwrap();
         assert_eq!(serving.post(personal("ann", &format!("h{n}"))).await, Some(202));
     }
+    let enforced = serving.admin_by("POST", "/admin/v1/users/ann/enforce").await;
+    assert_eq!(enforced["session_count"], enforced["sessions"].as_array().unwrap().len(), "{enforced}");
+    answers.push(enforced.to_string());
     answers.push(serving.admin("/admin/v1/users/ann/decisions").await.to_string());
     for faults in [
         Faults { server_error_percent: 50.0, garbage_percent: 40.0, ..Faults::default() },
@@ -62,24 +70,63 @@ async fn planted_secrets_are_nowhere_to_be_found() {
         Faults { throttled_percent: 100.0, ..Faults::default() },
     ] {
         sandbox.set_faults(faults);
-        for n in 0..3 {
+        for _ in 0..3 {
             sandbox.login_in_silence("bob", None).unwrap();
             let body = personal("bob", &sandbox.sessions_ever("bob").len().to_string());
             assert_eq!(serving.post(body).await, Some(202));
-            answers.push(serving.admin(&format!("/admin/v1/users/bob/enforce?{n}")).await.to_string());
+            answers.push(serving.admin_by("POST", "/admin/v1/users/bob/enforce").await.to_string());
             answers.push(serving.admin("/admin/v1/users/bob/sessions").await.to_string());
         }
     }
     sandbox.set_faults(Faults { secret_rotated: true, ..Faults::default() });
     serving.post(personal("cleo", "h")).await;
     answers.push(serving.admin("/admin/v1/users/cleo/sessions").await.to_string());
-    for bad in [personal("not/a/uid", "h"), personal("dora", "h").replace('}', "")] {
-        assert_eq!(serving.post(bad).await, Some(400));
-    }
+    answers.extend(refusals(serving).await);
     for path in ["/metrics", "/readyz", "/livez"] {
-        let answer = serving.client.get(format!("{}{path}", serving.admin_url)).send().await.unwrap();
+        let answer = soon(path, serving.client.get(format!("{}{path}", serving.admin_url)).send()).await.unwrap();
         answers.push(answer.text().await.unwrap());
     }
+    answers
+}
+
+/// What senders are told whose request is not accepted.
+async fn refusals(serving: &Serving) -> Vec<String> {
+    let cut = personal("dora", "h").replace('}', "");
+    let (good, foreign) = (personal("dora", "h"), personal("not/a/uid", "h"));
+    let long = "x".repeat(300 << 10);
+    let mut answers = Vec::new();
+    for (body, signature, media_type, status) in [
+        (foreign.clone(), signature(&foreign), "application/json", 400),
+        (cut.clone(), signature(&cut), "application/json", 400),
+        (good.clone(), signature("another"), "application/json", 401),
+        (good.clone(), signature(&good), "text/plain", 415),
+        (good.clone() + &long, signature(&good), "application/json", 413),
+    ] {
+        let request = serving.client.post(&serving.webhook_url).header("content-type", media_type);
+        let answer = soon("an answer", request.header("signature", signature).body(body).send()).await.unwrap();
+        assert_eq!(answer.status(), status);
+        answers.push(answer.text().await.unwrap());
+    }
+    answers
+}
+
+/// Runs a service with its log wide open, and searches everything that comes out of it.
+async fn nothing_is_found_with(option: (&str, &str)) {
+    let sandbox = personal_sandbox().await;
+    let data_dir = tempfile::tempdir().unwrap();
+    let variables = [
+        ("SOLOIST_LOGINRADIUS__API_SECRET", API_SECRET),
+        ("SOLOIST_LOGINRADIUS__WEBHOOK_SECRETS", WEBHOOK_SECRET),
+        // So that profiles are asked for.
+        ("SOLOIST_POLICY__RULES", r#"[{ role = "family", limit = 3 }]"#),
+        ("SOLOIST_TELEMETRY__LOG", "trace"),
+        ("SOLOIST_TELEMETRY__LOG_FORMAT", "json"),
+        option,
+    ];
+    let serving = Serving::start(command(data_dir.path(), &sandbox.url(), &variables), data_dir.path()).await;
+    let answers = everything_it_says(&sandbox, &serving).await;
+    let profiles = "soloist_provider_calls_total{tenant=\"default\",operation=\"profile\",result=\"ok\"}";
+    assert!(answers.iter().any(|answer| answer.contains(profiles)), "profiles are asked for");
 
     let ips = ["198.51.100.", "203.0.113.", "192.0.2."].map(str::to_owned);
     let mut needles: Vec<String> = vec![API_SECRET.to_owned(), WEBHOOK_SECRET.to_owned(), "planted-".to_owned()];
@@ -104,6 +151,16 @@ async fn planted_secrets_are_nowhere_to_be_found() {
         assert_eq!(found(&needles, line.as_bytes()), None, "in the log line {line}");
         assert_eq!(found(&ips, line.as_bytes()), None, "an address in the log line {line}");
     }
+}
+
+#[tokio::test]
+async fn planted_secrets_are_nowhere_to_be_found() {
+    nothing_is_found_with(("SOLOIST_LOGINRADIUS__CREDENTIALS_IN", "headers")).await;
+}
+
+#[tokio::test]
+async fn secrets_in_queries_are_nowhere_to_be_found_either() {
+    nothing_is_found_with(("SOLOIST_LOGINRADIUS__CREDENTIALS_IN", "query")).await;
 }
 
 #[tokio::test]

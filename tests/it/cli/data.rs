@@ -74,6 +74,8 @@ async fn looking_makes_no_data_folder() {
     assert_eq!(soloist.done(&["dead-letters", "ls"]).await, "0 dead letters\n");
     assert_eq!(soloist.run(&["sessions", "ann"]).await.code, Some(1));
     assert_eq!(soloist.run(&["check"]).await.code, Some(1));
+    let decisions = soloist.run(&["decisions", "ann"]).await;
+    assert!(decisions.code == Some(1) && decisions.err.contains("no ledger is in "), "{decisions:?}");
     assert!(!soloist.data_dir().exists());
 }
 

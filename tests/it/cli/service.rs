@@ -108,8 +108,11 @@ async fn people_ask_decide_and_revoke_beside_the_running_service() {
     assert!(dry.ends_with("\nwould end 2 sessions\n"), "{dry}");
     assert_eq!(stage.json(&["sessions", "ann"]).await["session_count"], 3);
     assert!(soloist.done(&["enforce", "ann"]).await.ends_with("ended 2 sessions\n"));
-    assert!(soloist.done(&["decisions", "ann"]).await.contains("revoked"));
     let id = newest(&logins);
+    let decided = soloist.done(&["decisions", "ann"]).await;
+    assert!(decided.contains("revoked") && decided.contains("newer login"), "{decided}");
+    assert!(decided.contains(short(id)), "what displaced them: {decided}");
+    assert!(decided.lines().all(|line| line.chars().count() <= 80), "{decided}");
     assert_eq!(soloist.done(&["revoke", "ann", short(id)]).await, format!("ended session {id} of ann\n"));
     assert!(soloist.done(&["sessions", "ann"]).await.ends_with("0 sessions on 0 devices\n"));
     assert_eq!(soloist.run(&["revoke", "ann", short(id)]).await.code, Some(1));

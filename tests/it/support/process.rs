@@ -94,7 +94,12 @@ impl Serving {
     }
 
     pub(crate) async fn admin(&self, path: &str) -> Value {
-        let request = self.client.get(format!("{}{path}", self.admin_url)).bearer_auth(&self.admin_key);
+        self.admin_by("GET", path).await
+    }
+
+    pub(crate) async fn admin_by(&self, method: &str, path: &str) -> Value {
+        let url = format!("{}{path}", self.admin_url);
+        let request = self.client.request(method.parse().unwrap(), url).bearer_auth(&self.admin_key);
         soon("the admin API", request.send()).await.unwrap().json().await.unwrap()
     }
 
@@ -125,11 +130,15 @@ impl Serving {
 }
 
 pub(crate) async fn post(client: &reqwest::Client, url: &str, body: String) -> Option<u16> {
+    let request = client.post(url).header("content-type", "application/json").header("signature", signature(&body));
+    soon("an answer", request.body(body).send()).await.ok().map(|response| response.status().as_u16())
+}
+
+/// What the header `signature` has for this body.
+pub(crate) fn signature(body: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(b"sandbox-secret").unwrap();
     mac.update(body.as_bytes());
-    let signature = hex::encode_upper(mac.finalize().into_bytes());
-    let request = client.post(url).header("content-type", "application/json").header("signature", signature);
-    soon("an answer", request.body(body).send()).await.ok().map(|response| response.status().as_u16())
+    hex::encode_upper(mac.finalize().into_bytes())
 }
 
 /// Sends a signal to a process that this test started.
