@@ -1,6 +1,7 @@
 //! The client of the admin API: of the running instance, or of one that is made in this process where none runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
+use super::output;
 use crate::app::{self, Core};
 use crate::config::{Config, TelemetryConfig};
 use crate::telemetry;
@@ -35,7 +37,7 @@ pub(super) enum AdminClient {
     /// A running instance holds the data folder.
     Running { client: Client, addr: SocketAddr, key: SecretString },
     /// Nobody does, so the parts are opened here.
-    Local { router: Router, key: SecretString, core: Box<Core>, _folder: Option<TempDir> },
+    Local { router: Router, key: SecretString, core: Box<Core>, empty: Option<TempDir>, looked_in: PathBuf },
 }
 
 /// One request to the admin API.
@@ -75,7 +77,9 @@ impl<'a> Ask<'a> {
 
 impl AdminClient {
     pub(super) async fn open(config: &Config, access: Access) -> anyhow::Result<Self> {
-        let is_new = !config.data_dir.join("queue.db").exists();
+        let is_new = !config.data_dir.join("queue.db").try_exists().with_context(|| {
+            format!("cannot look into {}: run this as the user who runs soloist", config.data_dir.display())
+        })?;
         let folder = (is_new && access == Access::Read)
             .then(|| tempfile::tempdir().context("cannot make a temporary folder"))
             .transpose()?;
@@ -91,7 +95,7 @@ impl AdminClient {
         let Some(core) = opened? else { return Self::running(config) };
         let key = SecretString::from(uuid::Uuid::new_v4().to_string());
         let router = core.admin_router(key.clone());
-        Ok(Self::Local { router, key, core: Box::new(core), _folder: folder })
+        Ok(Self::Local { router, key, core: Box::new(core), empty: folder, looked_in: config.data_dir.clone() })
     }
 
     fn running(config: &Config) -> anyhow::Result<Self> {
@@ -131,6 +135,13 @@ impl AdminClient {
             }
             Some(detail) => bail!("{detail}"),
             None => bail!("the admin API answered {status}"),
+        }
+    }
+
+    /// Says so where there was no data folder to look into: nothing found would be taken for nothing there.
+    pub(super) fn note_if_nothing_is_stored(&self) {
+        if let Self::Local { empty: Some(_), looked_in, .. } = self {
+            output::note(format_args!("there is no queue in {} yet: nothing has run there", looked_in.display()));
         }
     }
 

@@ -97,6 +97,7 @@ pub(super) async fn run(args: DeadLettersArgs, source: Source) -> anyhow::Result
         Command::Redrive(_) | Command::Drop(_) => Access::Write,
     };
     let admin = AdminClient::open(&source.read()?, access).await?;
+    admin.note_if_nothing_is_stored();
     let result = match args.command {
         Command::Ls(args) => ls(&admin, args).await,
         Command::Show(args) => show(&admin, args).await,
@@ -127,7 +128,7 @@ async fn pages(
 
 async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
     let mut count: u64 = 0;
-    let mut table = output::table(["id", "died (UTC)", "why", "attempt", "tenant", "lane", "uid"]);
+    let mut table = output::table(["id", "died (UTC)", "why", "attempt", "uid", "tenant"]);
     pages(admin, args.why.as_ref(), |page| {
         count += page.len() as u64;
         if args.json {
@@ -140,9 +141,8 @@ async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
                 output::cell(output::time(text(dead, "died_at")), Tone::Plain),
                 output::cell(text(dead, "why"), Tone::Bad),
                 output::cell(number(dead, "attempt").to_string(), Tone::Plain),
-                output::cell(text(dead, "tenant"), Tone::Plain),
-                output::cell(text(dead, "lane"), Tone::Plain),
                 output::cell(if uid.is_empty() { "(unreadable)" } else { uid }, Tone::Plain),
+                output::cell(text(dead, "tenant"), Tone::Plain),
             ]);
         }
         Ok(())
@@ -150,7 +150,7 @@ async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
     .await?;
     if !args.json {
         if count > 0 {
-            output::keep_whole(&mut table, &[0, 1]);
+            output::keep_whole(&mut table, &[0, 1, 2, 4]);
             output::show(&table)?;
         }
         output::line(counted(count, "dead letter"))?;
@@ -170,7 +170,7 @@ async fn show(admin: &AdminClient, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let mut table = output::table(["field", "value"]);
     for (field, value) in dead.as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        table.add_row([field, &value]);
+        table.add_row([output::cell(field, Tone::Plain), output::cell(value, Tone::Plain)]);
     }
     output::show(&table)?;
     Ok(ExitCode::SUCCESS)

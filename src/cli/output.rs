@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// As wide as a table is where no terminal says how wide it is.
 const WIDTH: u16 = 80;
+/// A terminal that says it is narrower does not know how wide it is.
+const WIDTH_MIN: u16 = 40;
 
 /// Whoever read our output has gone, as `head` does. Not a failure.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +89,17 @@ pub(super) fn painted(word: &str, tone: Tone) -> String {
     }
 }
 
+/// Text from outside without what could steer a terminal or fake a line: control characters and changes of direction.
+pub(super) fn harmless(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// A coloured cell, where colours are wanted.
-pub(super) fn cell(text: impl Into<String>, tone: Tone) -> Cell {
-    let cell = Cell::new(text.into());
+pub(super) fn cell(text: impl AsRef<str>, tone: Tone) -> Cell {
+    let cell = Cell::new(harmless(text.as_ref()));
     // The table itself knows terminals, but not NO_COLOR.
     let colours = painted("x", Tone::Bad) != "x";
     match tone {
@@ -106,7 +116,8 @@ pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let under = LineStyle::none().fill('─').junction(' ');
     table.load_style(TableStyle::new().header_separator(under));
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    if !table.is_tty() {
+    // Some terminals without a size report none.
+    if !table.is_tty() || table.width().is_none_or(|width| width < WIDTH_MIN) {
         table.set_width(WIDTH);
     }
     table.set_header(header);

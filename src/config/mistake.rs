@@ -57,8 +57,8 @@ const SHOWN_CHARS_MAX: usize = 200;
 /// A value that is no secret for people, on one line.
 pub(super) fn shown(value: &Value) -> String {
     let text = match value {
-        // An address with a user and a password in it.
-        Value::String(text) if text.contains("://") && text.contains('@') => return HIDDEN.to_owned(),
+        // An address that may carry a password or a secret.
+        Value::String(text) if text.contains("://") && text.contains(['@', '?', '#']) => return HIDDEN.to_owned(),
         Value::Object(_) => return "a table".to_owned(),
         Value::String(text) => format!("{text:?}"),
         value => value.to_string(),
@@ -95,6 +95,14 @@ fn edits(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_may_carry_a_secret_is_hidden() {
+        for address in ["https://u:canary@h", "https://h/?secret=canary", "https://h/#canary"] {
+            assert_eq!(shown(&address.into()), HIDDEN);
+        }
+        assert_eq!(shown(&"https://h".into()), "\"https://h\"");
+    }
 
     #[test]
     fn edits_counts_letters() {

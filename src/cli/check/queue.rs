@@ -23,6 +23,7 @@ async fn status(config: &Config) -> anyhow::Result<(&'static str, Value)> {
     let admin = AdminClient::open(config, Access::Read).await?;
     let whose = match &admin {
         AdminClient::Running { .. } => "of the running instance",
+        AdminClient::Local { empty: Some(_), .. } => "not made yet, nothing has run in this data_dir",
         AdminClient::Local { .. } => "free, no instance runs",
     };
     let status = admin.ask(Ask::new(Method::GET, ["status"])).await;
