@@ -9,8 +9,17 @@ use backoff::backoff::Backoff as _;
 pub const STEP_TRIES_MAX: u32 = 3;
 
 const STEP: Ladder = Ladder { first: Duration::from_millis(50), factor: 5.0, longest: Duration::from_secs(1) };
-const DELIVERY: Ladder = Ladder { first: Duration::from_secs(1), factor: 5.0, longest: Duration::from_hours(1) };
 const PROBE: Ladder = Ladder { first: Duration::from_secs(1), factor: 2.0, longest: Duration::from_secs(30) };
+
+/// Between attempts of a delivery; after the last its delay goes on. A broker has one queue a rung.
+pub const DELIVERIES: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_mins(2),
+    Duration::from_mins(10),
+    Duration::from_hours(1),
+];
 
 /// Between a second look and the next: 1, 5, 30, 120 s; after the last the sweep looks again.
 const RECHECKS: [Duration; 4] =
@@ -51,7 +60,9 @@ pub fn step_delay(tries: u32, jitter: f64) -> Option<Duration> {
 
 /// The delay before the next attempt of a delivery whose attempt number `attempt` (1-based) failed.
 pub fn delivery_delay(attempt: u32, jitter: f64) -> Duration {
-    DELIVERY.delay(attempt, jitter)
+    let [.., longest] = DELIVERIES;
+    let rung = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+    DELIVERIES.get(rung).copied().unwrap_or(longest).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
 /// The delay before probe number `probe` (1-based) of a provider that is out.
@@ -74,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_ladders_without_jitter() {
-        assert_eq!(seconds(|n| delivery_delay(n, 1.0)), [1.0, 5.0, 25.0, 125.0, 625.0, 3125.0, 3600.0]);
+        assert_eq!(seconds(|n| delivery_delay(n, 1.0)), [1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0]);
         assert_eq!(seconds(probe_delay), [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
         assert_eq!(step_delay(1, 1.0), Some(Duration::from_millis(50)));
         assert_eq!(step_delay(2, 1.0), Some(Duration::from_millis(250)));
