@@ -70,7 +70,7 @@ static OPTIONS: &[OptionDoc] = &[
     option("webhook.body_bytes_max", Some("262144"), count(16 << 20),
         "bytes; a longer body is refused with 413 before it is buffered"),
     option("webhook.header_timeout", Some("5s"), seconds(1, 10 * MINUTE),
-        "duration; a connection that has not sent its headers by then is closed"),
+        "duration; a connection that has not sent its first headers by then is closed; between requests it may rest 75 s"),
     option("webhook.body_timeout", Some("10s"), seconds(1, 10 * MINUTE),
         "duration; a body that is not complete by then is refused with 408"),
     option("webhook.in_flight_max", Some("4096"), count(1_000_000),
