@@ -1,5 +1,7 @@
 //! Messages: the one form in which a login event is written, and tolerant reading of what others send.
 
+mod foreign;
+mod remains;
 mod text;
 mod webhook;
 
@@ -8,6 +10,8 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::foreign::{FOREIGN_BYTES_MAX, MEDIA_TYPES, read_foreign};
+pub use self::remains::Remains;
 pub use self::webhook::{EVENT_NAME_BYTES_MAX, WebhookBody, read_webhook};
 use crate::model::{EventId, LoginEvent, Reason, TenantId, UserId};
 
@@ -20,6 +24,13 @@ pub enum Unreadable {
     NoUser(&'static str),
     #[error("`{0}` does not follow its grammar")]
     BadField(&'static str),
+    #[error("it is larger than {FOREIGN_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("its content type is neither application/json nor application/cloudevents+json")]
+    MediaType,
+    /// A LoginRadius event that is no login. Nothing is to be done, so nothing is wrong with it either.
+    #[error("it reports an event that is no login")]
+    NotALogin,
 }
 
 impl From<serde_json::Error> for Unreadable {
@@ -86,17 +97,21 @@ pub fn read(body: &[u8]) -> Result<LoginEvent, Unreadable> {
         id: EventId::parse(&written.id).map_err(|_grammar| Unreadable::BadField("id"))?,
         at: written.at,
         login_at: written.login_at,
-        reason: match (&*written.reason, written.rung) {
-            ("login", _) => Reason::Login,
-            ("recheck", rung) => Reason::Recheck { rung: rung.unwrap_or(0) },
-            ("sweep", _) => Reason::Sweep,
-            ("enforce", _) => Reason::Enforce,
-            ("redrive", _) => Reason::Redrive,
-            _ => return Err(Unreadable::BadField("reason")),
-        },
+        reason: reason_named(&written.reason, written.rung).ok_or(Unreadable::BadField("reason"))?,
         accepted_at: written.accepted_at,
     })
 }
+fn reason_named(name: &str, rung: Option<u8>) -> Option<Reason> {
+    match name {
+        "login" => Some(Reason::Login),
+        "recheck" => Some(Reason::Recheck { rung: rung.unwrap_or(0) }),
+        "sweep" => Some(Reason::Sweep),
+        "enforce" => Some(Reason::Enforce),
+        "redrive" => Some(Reason::Redrive),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
