@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use crate::message::Unreadable;
 use crate::model::{Lane, LoginEvent, TenantId};
 
 pub mod embedded;
@@ -75,10 +76,15 @@ pub enum Why {
     Damaged,
     Unreadable,
     UnknownTenant,
+    NoUser,
+    TooLarge,
+    MediaType,
+    /// The broker gave it up: it was handed out too often without an end.
+    DeliveryLimit,
 }
 
 impl Why {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Unavailable,
         Self::Throttled,
         Self::Unauthorized,
@@ -94,6 +100,10 @@ impl Why {
         Self::Damaged,
         Self::Unreadable,
         Self::UnknownTenant,
+        Self::NoUser,
+        Self::TooLarge,
+        Self::MediaType,
+        Self::DeliveryLimit,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -113,6 +123,22 @@ impl Why {
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
             Self::UnknownTenant => "unknown_tenant",
+            Self::NoUser => "no_user",
+            Self::TooLarge => "too_large",
+            Self::MediaType => "media_type",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+impl From<&Unreadable> for Why {
+    /// An event that is no login is acked by whoever reads it; it has a code only because every problem has one.
+    fn from(unreadable: &Unreadable) -> Self {
+        match unreadable {
+            Unreadable::NotJson { .. } | Unreadable::BadField(_) | Unreadable::NotALogin => Self::Unreadable,
+            Unreadable::NoUser(_) => Self::NoUser,
+            Unreadable::TooLarge => Self::TooLarge,
+            Unreadable::MediaType => Self::MediaType,
         }
     }
 }
@@ -216,6 +242,8 @@ pub struct DeadLetter {
     pub event: Option<LoginEvent>,
     pub body_bytes: usize,
     pub body_sha256: [u8; 32],
+    /// What is wrong with it, in words, where it came with that.
+    pub problem: Option<String>,
 }
 
 /// Which dead letters are meant.
@@ -237,4 +265,28 @@ pub trait DeadLetters: Send + Sync {
 
     /// Deletes for good; returns how many.
     async fn discard(&self, selection: &Selection) -> Result<u64, QueueError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_code_of_its_own() {
+        let codes: std::collections::BTreeSet<&str> = Why::ALL.iter().map(|why| why.as_str()).collect();
+        assert_eq!(codes.len(), Why::ALL.len());
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_dies_with_the_code_of_its_problem() {
+        let codes = [
+            Unreadable::NotJson { line: 1, column: 1 },
+            Unreadable::BadField("uid"),
+            Unreadable::NoUser("`uid` is missing"),
+            Unreadable::TooLarge,
+            Unreadable::MediaType,
+        ]
+        .map(|unreadable| Why::from(&unreadable).as_str());
+        assert_eq!(codes, ["unreadable", "unreadable", "no_user", "too_large", "media_type"]);
+    }
 }

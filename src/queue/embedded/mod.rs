@@ -82,6 +82,18 @@ pub struct EmbeddedQueue {
     waiting: Arc<AtomicUsize>,
 }
 
+/// A dead letter of another queue, to be kept in this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buried {
+    pub tenant: TenantId,
+    pub lane: Lane,
+    /// The code of [`super::Why`] that it died with.
+    pub why: String,
+    pub attempt: u32,
+    /// What [`crate::message::write()`] wrote, or [`crate::message::Remains`].
+    pub body: Vec<u8>,
+}
+
 /// Ends when the queue's thread ends: `Ok` after a stop, an error when the file is damaged.
 pub struct QueueThread {
     ended: oneshot::Receiver<anyhow::Result<()>>,
@@ -159,6 +171,13 @@ impl EmbeddedQueue {
     /// Ends the thread after what was sent before it.
     pub fn stop(&self) {
         self.send(Command::Stop).ok();
+    }
+
+    /// Keeps dead letters of another queue, even where no more messages may wait. Returns when all are durable; on an
+    /// error none is. One that is buried twice is kept twice.
+    pub async fn bury(&self, dead: &[Buried]) -> Result<(), QueueError> {
+        let dead = dead.to_vec();
+        self.ask(|reply| Command::Bury { dead, reply }).await
     }
 
     fn send(&self, command: Command) -> Result<(), QueueError> {

@@ -1,7 +1,7 @@
 //! The engine's reading half: handing out messages, subscriptions, counts and dead letters.
 
 use super::{Batch, Command, DEAD_BATCH, Engine, Held, LaneState, Subscriber, fail_if_damaged, unavailable};
-use crate::message;
+use crate::message::{self, Remains};
 use crate::model::LoginEvent;
 use crate::queue::embedded::body::StoredBody;
 use crate::queue::embedded::store::{StoredDead, StoredMessage, key_range};
@@ -94,7 +94,7 @@ impl Engine {
         self.store.begin()?;
         self.remove(lane_id, row.key, &mut batch);
         let buried = self
-            .bury(lane_id, why, row.attempt, &row.body, now_ms)
+            .bury(lane_id, why.as_str(), row.attempt, &row.body, now_ms)
             .map_err(anyhow::Error::new)
             .and_then(|()| self.finish(&mut batch, now_ms));
         if buried.is_err() {
@@ -144,6 +144,7 @@ impl Engine {
                 drop(reply.send(answer));
             }
             Command::Publish { .. }
+            | Command::Bury { .. }
             | Command::Settle { .. }
             | Command::Redrive { .. }
             | Command::DropDead { .. }
@@ -207,6 +208,12 @@ impl Engine {
 
     fn dead_letter(&self, dead: StoredDead) -> Option<DeadLetter> {
         let lane = self.lanes.get(&dead.lane_id)?;
+        let event = read_row(&dead.body).ok();
+        let remains = if event.is_none() { Remains::read(&dead.body.bytes) } else { None };
+        let (body_bytes, body_sha256, problem) = match remains {
+            Some(remains) => (remains.bytes, remains.sha256, Some(remains.problem)),
+            None => (dead.body.bytes.len(), Sha256::digest(&dead.body.bytes).into(), None),
+        };
         Some(DeadLetter {
             id: dead.id.unsigned_abs(),
             tenant: lane.tenant.clone(),
@@ -214,9 +221,10 @@ impl Engine {
             why: dead.why,
             attempt: dead.attempt,
             died_at: Timestamp::from_millisecond(dead.died_at_ms).unwrap_or(Timestamp::UNIX_EPOCH),
-            event: read_row(&dead.body).ok(),
-            body_bytes: dead.body.bytes.len(),
-            body_sha256: Sha256::digest(&dead.body.bytes).into(),
+            event,
+            body_bytes,
+            body_sha256,
+            problem,
         })
     }
 }
@@ -225,5 +233,5 @@ pub(super) fn read_row(body: &StoredBody) -> Result<LoginEvent, Why> {
     if !body.is_intact() {
         return Err(Why::Damaged);
     }
-    message::read(&body.bytes).map_err(|_unreadable| Why::Unreadable)
+    message::read(&body.bytes).map_err(|unreadable| Why::from(&unreadable))
 }
