@@ -9,6 +9,7 @@ use backoff::backoff::Backoff as _;
 pub const STEP_TRIES_MAX: u32 = 3;
 
 const STEP: Ladder = Ladder { first: Duration::from_millis(50), factor: 5.0, longest: Duration::from_secs(1) };
+const RECONNECT: Ladder = Ladder { first: Duration::from_millis(200), factor: 2.0, longest: Duration::from_secs(5) };
 const PROBE: Ladder = Ladder { first: Duration::from_secs(1), factor: 2.0, longest: Duration::from_secs(30) };
 
 /// Between attempts of a delivery; after the last its delay goes on. A broker has one queue a rung.
@@ -70,6 +71,11 @@ pub fn probe_delay(probe: u32) -> Duration {
     PROBE.delay(probe, 1.0)
 }
 
+/// The delay before the next attempt to reach a broker after failure number `failures` (1-based).
+pub fn reconnect_delay(failures: u32) -> Duration {
+    RECONNECT.delay(failures, 1.0)
+}
+
 /// How long after a look the re-check of this rung comes, or `None` above the last rung.
 pub fn recheck_delay(rung: u8) -> Option<Duration> {
     RECHECKS.get(usize::from(rung)).copied()
@@ -86,6 +92,7 @@ mod tests {
     #[test]
     fn the_ladders_without_jitter() {
         assert_eq!(seconds(|n| delivery_delay(n, 1.0)), [1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0]);
+        assert_eq!(seconds(reconnect_delay), [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]);
         assert_eq!(seconds(probe_delay), [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
         assert_eq!(step_delay(1, 1.0), Some(Duration::from_millis(50)));
         assert_eq!(step_delay(2, 1.0), Some(Duration::from_millis(250)));

@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use crate::message::Unreadable;
 use crate::model::{Lane, LoginEvent, TenantId};
 
+mod dedupe;
 pub mod embedded;
+pub mod rabbitmq;
 
 /// Names one hand-over of a message. Only good with the subscription that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,6 +177,9 @@ pub enum QueueError {
     /// `queue.messages_max` messages wait; nothing was changed.
     #[error("the queue holds its limit of {messages_max} messages")]
     Full { messages_max: u64 },
+    /// What waits takes as many bytes as it may; nothing was changed.
+    #[error("the queue takes its limit of {bytes_max} bytes")]
+    FullBytes { bytes_max: u64 },
     /// The delivery is no longer this subscription's to settle; nothing was changed.
     #[error("the delivery was given back or settled before")]
     StaleTag,
@@ -200,6 +205,37 @@ pub trait Queue: Send + Sync {
     async fn check(&self) -> Result<(), QueueError>;
 
     async fn stats(&self) -> Result<Vec<LaneStats>, QueueError>;
+
+    /// How the broker is, where there is one.
+    async fn broker(&self) -> Option<BrokerHealth> {
+        None
+    }
+}
+
+/// How a backend's broker is, and the journal in front of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerHealth {
+    pub up: bool,
+    /// It has an alarm and takes no messages.
+    pub blocked: bool,
+    /// Events go to the journal first, since the broker did not confirm.
+    pub spooling: bool,
+    /// Why it is not up.
+    pub trouble: Option<String>,
+    pub spool_bytes: u64,
+    pub spool_messages: u64,
+    pub spool_oldest_accepted_at: Option<Timestamp>,
+    /// Messages of all tenants that wait at the broker for their time.
+    pub delayed: Option<u64>,
+    /// Messages that were given up and wait at the broker to be kept.
+    pub dead: Option<u64>,
+}
+
+impl BrokerHealth {
+    /// Whether events go straight to it.
+    pub fn is_well(&self) -> bool {
+        self.up && !self.blocked && !self.spooling
+    }
 }
 
 /// Hands out the messages of one tenant's lane.

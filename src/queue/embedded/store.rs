@@ -303,6 +303,13 @@ impl Store {
         Ok(())
     }
 
+    /// Bytes of the file that rows take.
+    pub(super) fn used_bytes(&self) -> Sql<u64> {
+        let pragma =
+            |name: &str| self.db.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get::<_, u64>(0));
+        Ok((pragma("page_count")?.saturating_sub(pragma("freelist_count")?)).saturating_mul(pragma("page_size")?))
+    }
+
     pub(super) fn forget(&self, up_to_row: i64) -> Sql<()> {
         self.db.prepare_cached("DELETE FROM seen WHERE row <= ?1")?.execute([up_to_row]).map(drop)
     }

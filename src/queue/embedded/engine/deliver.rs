@@ -3,6 +3,7 @@
 use super::{Batch, Command, DEAD_BATCH, Engine, Held, LaneState, Subscriber, fail_if_damaged, unavailable};
 use crate::message::{self, Remains};
 use crate::model::LoginEvent;
+use crate::queue::embedded::Usage;
 use crate::queue::embedded::body::StoredBody;
 use crate::queue::embedded::store::{StoredDead, StoredMessage, key_range};
 use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, QueueError, Selection, Why};
@@ -135,6 +136,7 @@ impl Engine {
                     drop(reply.send(Ok(())));
                 }
             }
+            Command::Usage { reply } => drop(reply.send(Ok(self.usage()))),
             Command::Stats { reply } => drop(reply.send(Ok(self.stats()))),
             Command::ListDead { selection, after, limit, reply } => {
                 let chosen = self.select_dead(&selection, after, limit.min(DEAD_BATCH));
@@ -177,6 +179,13 @@ impl Engine {
                 oldest_accepted_at: self.oldest(lane_id, lane),
             })
             .collect()
+    }
+
+    fn usage(&self) -> Usage {
+        let messages = self.lanes.values().map(|lane| lane.ready + lane.delayed).sum();
+        let oldest = self.lanes.iter().filter(|(_, lane)| lane.ready > 0);
+        let oldest_accepted_at = oldest.filter_map(|(&lane_id, lane)| self.oldest(lane_id, lane)).min();
+        Usage { bytes: self.store.used_bytes().unwrap_or(0), messages, oldest_accepted_at }
     }
 
     fn oldest(&self, lane_id: i64, lane: &LaneState) -> Option<Timestamp> {

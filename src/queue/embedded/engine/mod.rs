@@ -14,11 +14,11 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::limits::Limits;
-use super::Buried;
 use super::body::StoredBody;
-use super::dedupe::Dedupe;
 use super::store::{Log, Store, StoredMessage, key_range};
+use super::{Buried, Usage};
 use crate::model::{Lane, LoginEvent, TenantId};
+use crate::queue::dedupe::Dedupe;
 use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, Published, QueueError, Selection, Settlement, Via};
 use crate::sqlite;
 
@@ -47,6 +47,7 @@ pub(super) enum Command {
     Close { epoch: u64, reply: Option<Reply<()>> },
     Check { reply: Reply<()> },
     Stats { reply: Reply<Vec<LaneStats>> },
+    Usage { reply: Reply<Usage> },
     ListDead { selection: Selection, after: u64, limit: usize, reply: Reply<Vec<DeadLetter>> },
     Bury { dead: Vec<Buried>, reply: Reply<()> },
     Redrive { selection: Selection, reply: Reply<u64> },
