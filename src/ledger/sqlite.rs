@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::model::{TenantId, UserId};
 use crate::sqlite::{self, Format};
 
-const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, version: 1, schema: SCHEMA };
+const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[] };
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
