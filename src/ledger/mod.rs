@@ -2,18 +2,28 @@
 //!
 //! It holds session ids, device words and times; no token, no e-mail address, no IP address.
 
+mod record;
+mod remote;
 mod sqlite;
 
 use async_trait::async_trait;
 use serde::Serialize;
+use uuid::Uuid;
 
+pub use self::record::BadRecord;
+pub use self::remote::{Courier, RemoteLedger};
 pub use self::sqlite::{LedgerThread, SqliteLedger};
 use crate::model::{Reason, SessionId, TenantId, UserId};
 use crate::policy::{Decision, ReasonCode};
 
 /// Names a recorded decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IntentId(i64);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IntentId {
+    /// A row of this machine's ledger.
+    Row(i64),
+    /// A record on its way to another machine's. It says whose it is, since its outcome may be the first to arrive.
+    Record { id: Uuid, tenant: TenantId, user: UserId },
+}
 
 /// What is about to be done, and on what grounds.
 #[derive(Clone, Debug)]
@@ -61,7 +71,7 @@ pub struct LedgerError(#[source] anyhow::Error);
 
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Returns only when the intent is durable.
+    /// Returns only when the intent is durable, or lost where that is allowed ([`RemoteLedger::new`]).
     async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError>;
 
     /// Closes an intent with what came of it.

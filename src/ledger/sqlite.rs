@@ -11,12 +11,13 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::record::{self, BadRecord, Record, StoredIntent, StoredOutcome};
 use super::{Intent, IntentId, Ledger, LedgerError, Outcome};
 use crate::clock::Clock;
 use crate::model::{TenantId, UserId};
 use crate::sqlite::{self, Format};
 
-const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[] };
+const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[RECORDS] };
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
@@ -39,6 +40,15 @@ CREATE TABLE decisions (
 CREATE INDEX decisions_of_user ON decisions (tenant, uid, id);
 ";
 
+/// Records of other machines come late and twice: they have an id, and their place is by time. Decisions made here have
+/// no id, so that they pay for no index of random ids.
+const RECORDS: &str = "
+ALTER TABLE decisions ADD COLUMN record_id TEXT;
+CREATE UNIQUE INDEX decisions_of_record ON decisions (record_id) WHERE record_id IS NOT NULL;
+DROP INDEX decisions_of_user;
+CREATE INDEX decisions_of_user ON decisions (tenant, uid, decided_at_ms);
+";
+
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Sends an answer once it is known whether the transaction failed, and how.
@@ -46,7 +56,8 @@ type Answer = Box<dyn FnOnce(Option<&str>)>;
 
 enum Command {
     Intend { intent: Box<Intent>, reply: Reply<IntentId> },
-    Outcome { intent: IntentId, outcomes: String, reply: Reply<()> },
+    Outcome { row: i64, outcomes: String, reply: Reply<()> },
+    Record { records: Vec<Record>, reply: Reply<()> },
     Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
     Stop,
 }
@@ -92,6 +103,20 @@ impl SqliteLedger {
         Ok((Self { commands: sender }, LedgerThread { ended }))
     }
 
+    /// Takes in what other machines sent, in one transaction: each record once, however often and in whatever order they
+    /// come. The answers are in the order of the records; one that cannot be read keeps no other out.
+    ///
+    /// # Errors
+    /// The file cannot be written: then the records are to be delivered again, which harms nothing.
+    pub async fn record(&self, records: &[Vec<u8>]) -> Result<Vec<Result<(), BadRecord>>, LedgerError> {
+        let mut good = Vec::with_capacity(records.len());
+        let answers = records.iter().map(|raw| record::read(raw).map(|record| good.push(record))).collect();
+        if !good.is_empty() {
+            self.ask(|reply| Command::Record { records: good, reply }).await?;
+        }
+        Ok(answers)
+    }
+
     /// Ends the thread after what was sent to it before.
     pub fn stop(&self) {
         self.commands.send(Command::Stop).ok();
@@ -115,8 +140,11 @@ impl Ledger for SqliteLedger {
     }
 
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
+        let IntentId::Row(row) = intent else {
+            return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));
+        };
         let outcomes = serde_json::to_string(outcomes).map_err(|error| LedgerError(error.into()))?;
-        self.ask(|reply| Command::Outcome { intent, outcomes, reply }).await
+        self.ask(|reply| Command::Outcome { row, outcomes, reply }).await
     }
 
     async fn recent(
@@ -203,13 +231,17 @@ impl Writer {
                 let answer = match command {
                     Command::Intend { intent, reply } => {
                         let id = intend(&transaction, &intent, now_ms, keep);
-                        after_commit(id.map(IntentId), reply, &mut damage)
+                        after_commit(id.map(IntentId::Row), reply, &mut damage)
                     }
-                    Command::Outcome { intent, outcomes, reply } => {
+                    Command::Outcome { row, outcomes, reply } => {
                         let closed = transaction
                             .prepare_cached("UPDATE decisions SET outcomes = ?2, closed_at_ms = ?3 WHERE id = ?1")
-                            .and_then(|mut update| update.execute(params![intent.0, outcomes, now_ms]));
+                            .and_then(|mut update| update.execute(params![row, outcomes, now_ms]));
                         after_commit(closed.map(drop), reply, &mut damage)
+                    }
+                    Command::Record { records, reply } => {
+                        let kept = records.iter().try_for_each(|record| take_in(&transaction, record, keep));
+                        after_commit(kept, reply, &mut damage)
                     }
                     Command::Recent { tenant, user, limit, reply } => {
                         after_commit(recent(&transaction, &tenant, &user, limit), reply, &mut damage)
@@ -265,16 +297,47 @@ fn intend(db: &Connection, intent: &Intent, now_ms: i64, keep: i64) -> rusqlite:
         decision
     ])?;
     let id = db.last_insert_rowid();
-    if id % TRIM_EVERY == 0 {
-        db.execute("DELETE FROM decisions WHERE id <= ?1", [id.saturating_sub(keep)])?;
-    }
+    trim(db, id, keep)?;
     Ok(id)
+}
+
+fn trim(db: &Connection, newest: i64, keep: i64) -> rusqlite::Result<()> {
+    if newest % TRIM_EVERY == 0 {
+        db.execute("DELETE FROM decisions WHERE id <= ?1", [newest.saturating_sub(keep)])?;
+    }
+    Ok(())
+}
+
+/// Whichever half of a record comes first makes the row, the other one fills it up, and a repeated one changes nothing.
+fn take_in(db: &Connection, record: &Record, keep: i64) -> rusqlite::Result<()> {
+    match record {
+        Record::Intent(StoredIntent { id, tenant, user, looked, executed, decided_at_ms, decision }) => db
+            .prepare_cached(
+                "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision, record_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (record_id) WHERE record_id IS NOT NULL
+                 DO UPDATE SET decided_at_ms = ?1, looked = ?4, executed = ?5, decision = ?6
+                 WHERE decisions.decision = 'null'",
+            )?
+            .execute(params![decided_at_ms, tenant.as_str(), user.as_str(), looked, executed, decision, id])?,
+        // Without its intent it is shown as an unknown decision: what was ended is known all the same.
+        Record::Outcome(StoredOutcome { id, tenant, user, closed_at_ms, outcomes }) => db
+            .prepare_cached(
+                "INSERT INTO decisions
+                 (decided_at_ms, tenant, uid, looked, executed, decision, outcomes, closed_at_ms, record_id)
+                 VALUES (?1, ?2, ?3, 'unknown', TRUE, 'null', ?4, ?1, ?5)
+                 ON CONFLICT (record_id) WHERE record_id IS NOT NULL
+                 DO UPDATE SET outcomes = ?4, closed_at_ms = ?1 WHERE decisions.outcomes IS NULL",
+            )?
+            .execute(params![closed_at_ms, tenant.as_str(), user.as_str(), outcomes, id])?,
+    };
+    trim(db, db.last_insert_rowid(), keep)
 }
 
 fn recent(db: &Connection, tenant: &TenantId, user: &UserId, limit: usize) -> rusqlite::Result<Vec<serde_json::Value>> {
     db.prepare_cached(
         "SELECT decided_at_ms, looked, executed, decision, outcomes FROM decisions
-         WHERE tenant = ?1 AND uid = ?2 ORDER BY id DESC LIMIT ?3",
+         WHERE tenant = ?1 AND uid = ?2 ORDER BY decided_at_ms DESC, id DESC LIMIT ?3",
     )?
     .query_map(params![tenant.as_str(), user.as_str(), limit], |row| {
         let json = |text: Option<String>| text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
