@@ -158,6 +158,8 @@ pub struct AdminConfig {
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
     pub decisions_max: u64,
+    /// For workers that send their records to the control process.
+    pub required: bool,
 }
 
 /// `[telemetry]`: what is logged, and how.
@@ -243,7 +245,10 @@ impl Config {
                 drain_timeout: reader.take("worker.drain_timeout"),
             },
             admin: read_admin(&mut reader),
-            ledger: LedgerConfig { decisions_max: reader.take("ledger.decisions_max") },
+            ledger: LedgerConfig {
+                decisions_max: reader.take("ledger.decisions_max"),
+                required: reader.take("ledger.required"),
+            },
             telemetry: TelemetryConfig {
                 log: reader.take("telemetry.log"),
                 log_format: reader.take("telemetry.log_format"),

@@ -170,6 +170,8 @@ static OPTIONS: &[OptionDoc] = &[
 
     option("ledger.decisions_max", Some("100000"), count(100_000_000),
         "recorded decisions; the oldest are forgotten first"),
+    option("ledger.required", Some("false"), Grammar::Flag,
+        "true ends nobody while a record cannot be sent to the control process; false goes on and counts what is lost"),
 
     option("telemetry.log", Some("info"), Grammar::LogFilter,
         "what is logged: a level, or levels by module such as info,soloist::worker=debug"),

@@ -14,6 +14,8 @@ mod enforcement;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
+mod ledger_records;
+#[cfg(test)]
 mod loginradius;
 #[cfg(test)]
 mod outages;

@@ -13,7 +13,7 @@ use crate::model::{Lane, TenantId};
 use crate::sqlite::{self, Format};
 
 /// The id says "Solo", so that another program's SQLite file is never taken for a queue.
-const FORMAT: Format = Format { name: "queue file", application_id: 0x536f_6c6f, version: 1, schema: SCHEMA };
+const FORMAT: Format = Format { name: "queue file", application_id: 0x536f_6c6f, schema: SCHEMA, migrations: &[] };
 /// SQLite's page cache for the queue.
 const PAGE_CACHE_KIB: i32 = 8 * 1024;
 /// A lane's keys are `lane << LANE_SHIFT` to the next lane's.
