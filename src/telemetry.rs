@@ -27,7 +27,9 @@ pub fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
 /// # Errors
 /// When the filter cannot be read, or logs were set up before.
 pub fn set_up_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log)?;
+    // The AMQP client logs whole messages at `warn`; what it has to say comes to us as errors.
+    let quiet = if config.log.contains("lapin") { "" } else { ",lapin=off" };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", config.log))?;
     let mut logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if !std::io::stderr().is_terminal() {
         logs = logs.with_ansi(false);
@@ -69,6 +71,13 @@ pub struct Metrics {
     pub tenant_paused: Family<Labels, Gauge>,
     pub directives_stale: Family<Labels, Gauge>,
     pub ledger_lost: Counter,
+    pub broker_up: Gauge,
+    pub broker_delayed: Gauge,
+    pub broker_dead: Gauge,
+    pub spooling: Gauge,
+    pub spool_bytes: Gauge,
+    pub spool_messages: Gauge,
+    pub spool_oldest_age: Gauge,
 }
 
 /// 1 ms to about 35 min.
@@ -107,6 +116,18 @@ impl Metrics {
             directives_stale: register
                 .gauge("directives_stale", "1 while directives are too old to end a session by (tenant)"),
             ledger_lost: Counter::default(),
+            broker_up: register.single("broker_up", "1 while the broker takes messages"),
+            broker_delayed: register
+                .single("broker_delayed_messages", "Messages of all tenants that wait for their time"),
+            broker_dead: register.single("broker_dead_messages", "Given-up messages that no control has taken in yet"),
+            spooling: register.single("spooling", "1 while events go to the journal instead of the broker"),
+            spool_bytes: register.single_in("spool", "What waits in the journal for the broker", Unit::Bytes),
+            spool_messages: register.single("spool_messages", "Events in the journal that wait for the broker"),
+            spool_oldest_age: register.single_in(
+                "spool_oldest_age",
+                "Age of the oldest event that waits in the journal for the broker",
+                Unit::Seconds,
+            ),
             registry: Arc::default(),
         };
         register.0.register_with_unit(
@@ -168,6 +189,18 @@ impl Registration<'_> {
         let family = Family::<Labels, Gauge>::default();
         self.0.register(name, help, family.clone());
         family
+    }
+
+    fn single(&mut self, name: &str, help: &str) -> Gauge {
+        let gauge = Gauge::default();
+        self.0.register(name, help, gauge.clone());
+        gauge
+    }
+
+    fn single_in(&mut self, name: &str, help: &str, unit: Unit) -> Gauge {
+        let gauge = Gauge::default();
+        self.0.register_with_unit(name, help, unit, gauge.clone());
+        gauge
     }
 
     fn gauge_in(&mut self, name: &str, help: &str, unit: Unit) -> Family<Labels, Gauge> {

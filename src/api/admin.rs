@@ -22,7 +22,7 @@ use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
-use crate::queue::{DeadLetter, DeadLetters, Queue, QueueError, Selection};
+use crate::queue::{BrokerHealth, DeadLetter, DeadLetters, Queue, QueueError, Selection};
 use crate::worker::{Enforcer as _, Evaluation, Look, StepError, TenantEnforcer};
 
 /// Dead letters and decisions on one page at most.
@@ -33,7 +33,8 @@ const PAGE_DEFAULT: usize = 100;
 pub struct Admin {
     pub tenants: BTreeMap<TenantId, Arc<TenantEnforcer>>,
     pub queue: Arc<dyn Queue>,
-    pub dead_letters: Arc<dyn DeadLetters>,
+    /// `None` where another process, the control, keeps them.
+    pub dead_letters: Option<Arc<dyn DeadLetters>>,
     pub ledger: Arc<dyn Ledger>,
     pub key: SecretString,
     pub hosts: Hosts,
@@ -87,7 +88,17 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     next.run(request).await
 }
 
+const ELSEWHERE: Problem = Problem::new(
+    StatusCode::NOT_FOUND,
+    "elsewhere",
+    "this process does not keep the dead letters: ask the one that runs with --role control",
+);
+
 impl Admin {
+    fn dead_letters(&self) -> Result<&dyn DeadLetters, Problem> {
+        self.dead_letters.as_deref().ok_or(ELSEWHERE)
+    }
+
     fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
         let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
         let name = of.tenant.as_deref().unwrap_or(TenantId::DEFAULT);
@@ -126,7 +137,22 @@ async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem>
             })
         })
         .collect();
-    Ok(Json(json!({ "tenants": tenants, "queue": lanes })))
+    let broker = admin.queue.broker().await.map(|broker| shown_broker(&broker));
+    Ok(Json(json!({ "tenants": tenants, "queue": lanes, "broker": broker })))
+}
+
+fn shown_broker(broker: &BrokerHealth) -> Value {
+    json!({
+        "up": broker.up,
+        "blocked": broker.blocked,
+        "spooling": broker.spooling,
+        "trouble": broker.trouble,
+        "spool_bytes": broker.spool_bytes,
+        "spool_messages": broker.spool_messages,
+        "spool_oldest_accepted_at": broker.spool_oldest_accepted_at.map(|at| at.to_string()),
+        "delayed": broker.delayed,
+        "dead": broker.dead,
+    })
 }
 
 async fn sessions(
@@ -253,20 +279,20 @@ async fn list_dead(State(admin): State<Arc<Admin>>, Query(query): Query<DeadQuer
         (None, None) => Selection::All,
     };
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
-    let dead = admin.dead_letters.list(&selection, query.after, limit).await.map_err(queue_problem)?;
+    let dead = admin.dead_letters()?.list(&selection, query.after, limit).await.map_err(queue_problem)?;
     let next = dead.last().filter(|_| dead.len() == limit).map(|last| last.id);
     Ok(Json(json!({ "dead_letters": dead.iter().map(dead_letter).collect::<Vec<_>>(), "next_after": next })))
 }
 
 async fn redrive(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
     let selection = choice.selection()?;
-    let redriven = admin.dead_letters.redrive(&selection).await.map_err(queue_problem)?;
+    let redriven = admin.dead_letters()?.redrive(&selection).await.map_err(queue_problem)?;
     Ok(Json(json!({ "redriven": redriven })))
 }
 
 async fn drop_dead(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
     let selection = choice.selection()?;
-    let dropped = admin.dead_letters.discard(&selection).await.map_err(queue_problem)?;
+    let dropped = admin.dead_letters()?.discard(&selection).await.map_err(queue_problem)?;
     Ok(Json(json!({ "dropped": dropped })))
 }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::host::{self, Hosts};
 use crate::clock::Clock;
 use crate::model::TenantId;
-use crate::queue::{LaneStats, Queue};
+use crate::queue::{BrokerHealth, LaneStats, Queue};
 use crate::telemetry::{Metrics, labels};
 use crate::worker::{TenantEnforcer, TenantState};
 
@@ -67,13 +67,19 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let paused: Vec<_> =
         shared.paused().map(|(tenant, state)| json!({ "tenant": tenant.as_str(), "cause": state.as_str() })).collect();
     let journal_writable = status == StatusCode::OK;
-    (status, Json(json!({ "status": word, "journal_writable": journal_writable, "paused": paused }))).into_response()
+    let broker = shared.probes.queue.broker().await.map(|broker| broker.is_well());
+    let details = json!({ "status": word, "journal_writable": journal_writable, "broker_takes_events": broker, "paused": paused });
+    (status, Json(details)).into_response()
 }
 
 async fn render(State(shared): State<Arc<Shared>>) -> Response {
     let probes = &shared.probes;
+    let now_ms = probes.clock.now_ms();
     if let Ok(Ok(stats)) = timeout(CHECK_TIMEOUT, probes.queue.stats()).await {
-        show_queue(&probes.metrics, &stats, probes.clock.now_ms());
+        show_queue(&probes.metrics, &stats, now_ms);
+    }
+    if let Ok(Some(broker)) = timeout(CHECK_TIMEOUT, probes.queue.broker()).await {
+        show_broker(&probes.metrics, &broker, now_ms);
     }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], probes.metrics.render()).into_response()
@@ -89,10 +95,9 @@ fn show_queue(metrics: &Metrics, stats: &[LaneStats], now_ms: i64) {
             ("delayed", lane.delayed),
             ("dead", lane.dead),
         ];
-        for (state, count) in states {
+        for (state, count) in states.into_iter().filter_map(|(state, count)| Some((state, count?))) {
             let of = labels([("tenant", tenant), ("lane", name), ("state", state)]);
-            let count = i64::try_from(count.unwrap_or(0)).unwrap_or(i64::MAX);
-            metrics.queue_messages.get_or_create(&of).set(count);
+            metrics.queue_messages.get_or_create(&of).set(gauge(count));
         }
         let age_ms = lane.oldest_accepted_at.map_or(0, |at| (now_ms - at.as_millisecond()).max(0));
         let of = labels([("tenant", tenant), ("lane", name)]);
@@ -100,18 +105,35 @@ fn show_queue(metrics: &Metrics, stats: &[LaneStats], now_ms: i64) {
     }
 }
 
+/// Takes over into the metrics how the broker is.
+fn show_broker(metrics: &Metrics, broker: &BrokerHealth, now_ms: i64) {
+    metrics.broker_up.set(i64::from(broker.up && !broker.blocked));
+    metrics.spooling.set(i64::from(broker.spooling || !broker.up || broker.blocked));
+    metrics.spool_bytes.set(gauge(broker.spool_bytes));
+    metrics.spool_messages.set(gauge(broker.spool_messages));
+    let age_ms = broker.spool_oldest_accepted_at.map_or(0, |at| (now_ms - at.as_millisecond()).max(0));
+    metrics.spool_oldest_age.set(age_ms / 1_000);
+    metrics.broker_delayed.set(broker.delayed.map_or(0, gauge));
+    metrics.broker_dead.set(broker.dead.map_or(0, gauge));
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 impl Shared {
     fn of(probes: Probes) -> Arc<Self> {
         Arc::new(Self { probes, checked: Mutex::new(None) })
     }
 
-    /// Ready is who can accept an event durably. A provider in trouble makes it degraded, not unready: accepting
-    /// goes on.
+    /// Ready is who can accept an event durably. A provider or a broker in trouble makes it degraded, not unready:
+    /// accepting goes on.
     async fn readiness(&self) -> (StatusCode, &'static str) {
         if !self.journal_writable().await {
             return (StatusCode::SERVICE_UNAVAILABLE, "unready");
         }
-        let degraded = self.paused().next().is_some();
+        let broker = self.probes.queue.broker().await;
+        let degraded = self.paused().next().is_some() || broker.is_some_and(|broker| !broker.is_well());
         (StatusCode::OK, if degraded { "degraded" } else { "ready" })
     }
 

@@ -41,8 +41,8 @@ pub struct Inside {
 impl App {
     pub fn inside(&self) -> Inside {
         Inside {
-            queue: Arc::new(self.core.queue.clone()),
-            ledger: Arc::new(self.core.ledger.clone()),
+            queue: Arc::clone(&self.core.queue),
+            ledger: Arc::clone(&self.core.ledger),
             enforcers: self.core.enforcers(),
             metrics: self.metrics(),
         }

@@ -7,11 +7,13 @@ use serde_json::{Map, Value};
 
 use super::loginradius;
 use crate::clock::Clock;
-use crate::config::LoginRadiusSection;
+use crate::config::{Config, LoginRadiusSection};
 use crate::model::{SessionId, TenantId, UserId, View};
 use crate::policy::{self, Decision, Marks, Subject, written};
 use crate::provider::ProviderError;
 use crate::provider::loginradius::read_sessions;
+use crate::queue::rabbitmq;
+pub use crate::queue::rabbitmq::{BrokerTrouble, Duty as BrokerDuty};
 
 /// Decides one line of `soloist decide`.
 ///
@@ -96,6 +98,15 @@ pub async fn probe(section: &LoginRadiusSection) -> Result<(), ProbeFailed> {
         };
         ProbeFailed { why: anyhow::Error::new(error), remedy }
     })
+}
+
+/// Whether a process with these duties could work with the configured broker; where that is.
+///
+/// # Errors
+/// What is wrong first, and what to do about it.
+pub async fn probe_broker(config: &Config, duties: &[BrokerDuty]) -> Result<String, BrokerTrouble> {
+    let tenants = config.tenants.keys().cloned().collect();
+    rabbitmq::probe(&config.queue.rabbitmq, &tenants, duties).await
 }
 
 /// The wall clock, for commands: they start, so they may read it.

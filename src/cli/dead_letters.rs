@@ -67,6 +67,9 @@ struct ShowArgs {
 struct RedriveArgs {
     #[command(flatten)]
     choice: Choice,
+    /// Only say how many it would be
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Delete them for good
@@ -220,6 +223,10 @@ async fn in_batches(admin: &AdminClient, what: &str, done: &str, ids: &[u64]) ->
 
 async fn redrive(admin: &AdminClient, args: RedriveArgs) -> anyhow::Result<ExitCode> {
     let ids = chosen(admin, &args.choice).await?;
+    if args.dry_run {
+        output::line(format_args!("would put back {}", counted(ids.len() as u64, "dead letter")))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let done = in_batches(admin, "redrive", "redriven", &ids).await?;
     output::line(format_args!("put back {}", counted(done, "dead letter")))?;
     Ok(report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), "cannot be read, or are gone"))

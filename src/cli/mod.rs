@@ -11,6 +11,7 @@ mod output;
 mod sandbox;
 mod send;
 mod serve;
+mod spool;
 mod users;
 mod web;
 
@@ -57,6 +58,7 @@ enum Command {
     Decisions(users::DecisionsArgs),
     Send(send::SendArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    Spool(spool::SpoolArgs),
     Decide(decide::DecideArgs),
     Config(config::ConfigArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -127,6 +129,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Decisions(args) => users::decisions(args, source).await,
         Command::Send(args) => send::run(args, source).await,
         Command::DeadLetters(args) => dead_letters::run(args, source).await,
+        Command::Spool(args) => spool::run(args, source).await,
         Command::Decide(args) => decide::run(args),
         Command::Config(args) => config::run(&args, &source),
         Command::Healthcheck(args) => healthcheck::run(args, source).await,

@@ -9,11 +9,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Source, Usage};
-use crate::app::{self, RunningPolicies};
+use crate::app::{self, Roles, RunningPolicies};
+use crate::config::Backend;
 use crate::telemetry;
 
 const EXAMPLES: &str = "Examples:
   soloist serve --config soloist.toml
+  soloist serve --role worker --config soloist.toml      one of many, with RabbitMQ
   SOLOIST_LOGINRADIUS__API_KEY=… SOLOIST_LOGINRADIUS__API_SECRET=… soloist serve
 
 SIGTERM and SIGINT finish what has begun; a second one quits at once.
@@ -23,13 +25,14 @@ SIGHUP reads the configuration again and takes over its policies.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ServeArgs {
-    /// What this process does; the embedded queue needs all three in one process
+    /// What this process does; with the embedded queue all three, with RabbitMQ any of them
     #[arg(long, value_delimiter = ',', value_name = "ROLES", default_value = "webhook,worker,control")]
     role: Vec<Role>,
 }
 
+/// What a process does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-enum Role {
+pub(super) enum Role {
     Webhook,
     Worker,
     Control,
@@ -37,17 +40,21 @@ enum Role {
 
 pub(super) async fn run(args: ServeArgs, source: Source) -> anyhow::Result<ExitCode> {
     let roles: BTreeSet<Role> = args.role.into_iter().collect();
-    if roles.len() < Role::value_variants().len() {
+    let has = |role| roles.contains(&role);
+    let roles = Roles { webhook: has(Role::Webhook), worker: has(Role::Worker), control: has(Role::Control) };
+    let config = source.read()?;
+    if roles != Roles::ALL && config.queue.backend == Backend::Embedded {
         let why = "the embedded queue belongs to one process, so webhook, worker and control must run in it together: \
-                   leave --role out";
+                   leave --role out, or set queue.backend = \"rabbitmq\"";
         return Err(Usage(why.to_owned()).into());
     }
-    let config = source.read()?;
     let source = source.again(&config);
     telemetry::set_up_logs(&config.telemetry).context("cannot set up logs")?;
     let mut signals = Signals::listen()?;
-    let app = app::build(&config).await?;
-    tracing::info!("listening for webhooks on {}", app.webhook_addr());
+    let app = app::build_as(&config, roles).await?;
+    if let Some(addr) = app.webhook_addr() {
+        tracing::info!("listening for webhooks on {addr}");
+    }
     tracing::info!("admin API on {}", app.admin_addr());
     let policies = app.policies(config);
     let stop = CancellationToken::new();

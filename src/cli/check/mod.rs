@@ -1,5 +1,6 @@
 //! `soloist check`: looks at everything the service needs, and says what to do about what is wrong.
 
+mod broker;
 mod clock;
 mod disk;
 mod queue;
@@ -12,7 +13,8 @@ use serde::Serialize;
 use super::output::{self, Tone};
 use super::{Source, web};
 use crate::app::{self, ProbeFailed};
-use crate::config::{Config, CredentialsIn};
+use crate::cli::serve::Role;
+use crate::config::{Backend, Config, CredentialsIn};
 use crate::model::TenantId;
 
 /// Check configuration, credentials, queue, clock and disk, and say what to do
@@ -22,6 +24,9 @@ pub(super) struct CheckArgs {
     /// One JSON object a finding
     #[arg(long)]
     json: bool,
+    /// With RabbitMQ: whose rights at the broker are tried
+    #[arg(long, value_delimiter = ',', value_name = "ROLES", default_value = "webhook,worker,control")]
+    role: Vec<Role>,
 }
 
 /// How things stand.
@@ -61,6 +66,9 @@ pub(super) async fn run(args: CheckArgs, source: Source) -> anyhow::Result<ExitC
     let mut findings = configuration(&config);
     findings.extend(credentials(&config).await);
     findings.extend(queue::check(&config).await);
+    if config.queue.backend == Backend::Rabbitmq {
+        findings.push(broker::check(&config, &args.role).await);
+    }
     findings.push(clock::check(&config).await);
     findings.push(disk::check(&config.data_dir));
     for finding in &findings {

@@ -31,7 +31,8 @@ impl Stage {
         let webhook_queue_max = logins_max.saturating_add(1);
         let sandbox = Sandbox::start(SandboxConfig { webhook_queue_max, ..SandboxConfig::default() }).await?;
         let app = app::build(&config(folder, &sandbox.url())?).await.context("the service does not start")?;
-        sandbox.set_webhook_url(Some(&format!("http://{}/webhooks/loginradius", app.webhook_addr())))?;
+        let webhook = app.webhook_addr().context("the service takes no webhooks")?;
+        sandbox.set_webhook_url(Some(&format!("http://{webhook}/webhooks/loginradius")))?;
         let inside = app.inside();
         let (mut service, stop) = (JoinSet::new(), CancellationToken::new());
         service.spawn(app.run(stop.clone()));

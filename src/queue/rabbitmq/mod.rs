@@ -45,6 +45,8 @@ pub use self::trouble::Trouble as BrokerTrouble;
 const COUNT_HOLDS: Duration = Duration::from_secs(1);
 /// How long counting the broker's messages may take.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the first contact with the broker may take.
+const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the journal may go on being forwarded when the service stops.
 const LAST_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -131,6 +133,22 @@ impl RabbitQueue {
     /// Hands a record to the ledger of `control`; returns when the broker has confirmed it.
     pub async fn deliver_record(&self, tenant: &TenantId, record: Vec<u8>) -> anyhow::Result<()> {
         Ok(self.context.publisher.publish(vec![self.context.writer.record(tenant, record)]).await?)
+    }
+
+    /// Waits until the broker can be used and has all that the journal holds, each step for a limited time.
+    ///
+    /// # Errors
+    /// What is wrong with the broker.
+    pub async fn forwarded(&self) -> anyhow::Result<()> {
+        if timeout(FIRST_CONTACT_TIMEOUT, self.publishing.until_usable()).await.is_err() {
+            return Err(match self.publishing.state() {
+                State::Down(trouble) => anyhow::anyhow!("{trouble}. {}", trouble.remedy()),
+                State::Up(_) => anyhow::anyhow!("it has an alarm and takes no messages"),
+            });
+        }
+        self.forwarded_or_down().await;
+        anyhow::ensure!(self.publishing.usable().is_some(), "the connection was lost");
+        Ok(())
     }
 
     /// Events that are not known yet, and how many are.
@@ -231,7 +249,7 @@ impl Queue for RabbitQueue {
                     self.remember(&fresh);
                     return Ok(Published { via, duplicates });
                 }
-                Err(error) if error.is_about_the_broker() => self.begin_spooling(&error),
+                Err(error) if error.is_slow() => self.begin_spooling(&error),
                 Err(error) => tracing::debug!("an event goes to the journal: {error}"),
             }
         }

@@ -57,9 +57,10 @@ pub(super) enum PublishError {
 }
 
 impl PublishError {
-    /// Whether it says something of the broker, and not of one queue alone.
-    pub(super) fn is_about_the_broker(&self) -> bool {
-        !matches!(self, Self::Unroutable | Self::Refused)
+    /// Whether those that follow would only wait for the same. Where the connection knows that it is down or blocked
+    /// nobody waits, and where one queue refuses, the others may not.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self, Self::Late(_) | Self::Failed(_) | Self::TooMany)
     }
 }
 

@@ -61,7 +61,7 @@ impl Service {
 
     pub(crate) async fn start_on(sandbox: Sandbox, data_dir: TempDir, options: &[(&str, &str)]) -> Self {
         let app = app::build(&config(data_dir.path(), &sandbox.url(), options)).await.unwrap();
-        let webhook_url = format!("http://{}/webhooks/loginradius", app.webhook_addr());
+        let webhook_url = format!("http://{}/webhooks/loginradius", app.webhook_addr().unwrap());
         let admin_url = format!("http://{}", app.admin_addr());
         let admin_key = app.admin_key().expose_secret().to_owned();
         let metrics = app.metrics();

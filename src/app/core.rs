@@ -1,0 +1,250 @@
+//! Everything that touches data, without listeners: queue, ledger, directives, one worker a tenant.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use axum::Router;
+use secrecy::SecretString;
+
+//use super::fleet::FleetMember;
+use super::{Roles, loginradius};
+use crate::api::Hosts;
+use crate::api::admin::{self, Admin};
+use crate::clock::Clock;
+use crate::config::{Backend, Config};
+use crate::directives::ConfiguredDirectives;
+use crate::ledger::{Courier, Ledger, LedgerThread, RemoteLedger, SqliteLedger};
+use crate::model::TenantId;
+use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
+use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles, Records};
+use crate::queue::{DeadLetters, Queue};
+use crate::telemetry::Metrics;
+use crate::worker::{TenantEnforcer, TenantWorker, WorkerParts};
+
+/// What the parts are opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Serve(Roles),
+    /// A command beside no running instance: it looks into the files, repairs nothing, and connects to no broker.
+    Command,
+}
+
+/// The parts, open. What commands use when no instance runs.
+pub struct Core {
+    pub queue: Arc<dyn Queue>,
+    /// The queue itself, or the spool in front of the broker.
+    pub(super) journal: EmbeddedQueue,
+    pub(super) journal_thread: QueueThread,
+    pub(super) broker: Option<RabbitTask>,
+    pub(super) dead_letters: Option<Arc<dyn DeadLetters>>,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) own_ledger: Option<(SqliteLedger, LedgerThread)>,
+    pub(super) directives: Arc<ConfiguredDirectives>,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+    /// Empty where this process calls no provider.
+    pub(super) workers: BTreeMap<TenantId, TenantWorker>,
+}
+
+impl Core {
+    /// Opens queue and ledger in the data folder, which is made if it is missing, for its owner alone.
+    pub(super) fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
+        let data_dir = &config.data_dir;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data_dir)
+            .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
+        let clock = Clock::start();
+        let metrics = Metrics::new();
+        let (roles, repair) = match purpose {
+            Purpose::Serve(roles) => (roles, true),
+            Purpose::Command => (Roles::ALL, false),
+        };
+        let (journal, journal_thread) = EmbeddedQueue::open(&journal_config(config, repair), clock)?;
+        let broker = match (config.queue.backend, purpose) {
+            (Backend::Rabbitmq, Purpose::Serve(_)) => Some(connect_later(config, roles, &journal, clock)?),
+            _ => None,
+        };
+        let own_ledger = match (&broker, roles.control) {
+            (Some(_), false) => None,
+            _ => Some(SqliteLedger::open(data_dir, config.ledger.decisions_max, repair, clock)?),
+        };
+        let ledger = ledger(config, own_ledger.as_ref(), broker.as_ref(), clock, &metrics)?;
+        let queue: Arc<dyn Queue> = match &broker {
+            Some((queue, _)) => Arc::new(queue.clone()),
+            None => Arc::new(journal.clone()),
+        };
+        let dead_letters = roles.control.then(|| Arc::new(journal.clone()) as Arc<dyn DeadLetters>);
+        let mut core = Self {
+            queue,
+            journal,
+            journal_thread,
+            broker: None,
+            dead_letters,
+            ledger,
+            own_ledger,
+            directives: Arc::new(ConfiguredDirectives::new(config.policies()?)),
+            metrics,
+            clock,
+            workers: BTreeMap::new(),
+        };
+        if roles.worker || roles.control {
+            core.workers = core.make_workers(config)?;
+        }
+        core.broker = broker.map(|(_, task)| core.put_to_work(task, roles));
+        Ok(core)
+    }
+
+    /// Gives the broker's task what this process does with it.
+    fn put_to_work(&self, mut task: RabbitTask, roles: Roles) -> RabbitTask {
+        if let (true, Some((ledger, _))) = (roles.control, &self.own_ledger) {
+            task.take_records(Arc::new(LedgerRecords(ledger.clone())));
+        }
+        if !self.workers.is_empty() {
+            //task.join_fleet(Arc::new(FleetMember::new(roles, self.enforcers().into_values().collect())));
+        }
+        task
+    }
+
+    fn make_workers(&self, config: &Config) -> anyhow::Result<BTreeMap<TenantId, TenantWorker>> {
+        let mut workers = BTreeMap::new();
+        for (id, tenant) in &config.tenants {
+            let provider = loginradius(&tenant.loginradius)
+                .with_context(|| format!("cannot set up the LoginRadius client of tenant `{id}`"))?;
+            let worker = TenantWorker::new(WorkerParts {
+                tenant: id.clone(),
+                provider: Arc::new(provider),
+                rate: tenant.loginradius.requests_per_second,
+                queue: Arc::clone(&self.queue),
+                directives: self.directives.clone(),
+                ledger: Arc::clone(&self.ledger),
+                config: config.worker.clone(),
+                clock: self.clock,
+                metrics: self.metrics.clone(),
+            });
+            workers.insert(id.clone(), worker);
+        }
+        Ok(workers)
+    }
+
+    /// For commands that look or act while no instance runs; `None` where one holds the data folder.
+    ///
+    /// # Errors
+    /// A damaged file, too: a command repairs nothing.
+    pub fn open_unless_running(config: &Config) -> anyhow::Result<Option<Self>> {
+        match Self::open(config, Purpose::Command) {
+            Ok(core) => Ok(Some(core)),
+            Err(error) if error.is::<InUse>() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn enforcers(&self) -> BTreeMap<TenantId, Arc<TenantEnforcer>> {
+        self.workers.iter().map(|(id, worker)| (id.clone(), worker.enforcer())).collect()
+    }
+
+    /// The admin API's routes, behind `key`, for calls from this machine.
+    pub fn admin_router(&self, key: SecretString) -> Router {
+        self.admin_router_for(key, Hosts::Loopback)
+    }
+
+    pub(super) fn admin_router_for(&self, key: SecretString, hosts: Hosts) -> Router {
+        admin::router(Admin {
+            tenants: self.enforcers(),
+            queue: Arc::clone(&self.queue),
+            dead_letters: self.dead_letters.clone(),
+            ledger: Arc::clone(&self.ledger),
+            key,
+            hosts,
+        })
+    }
+
+    /// Ends the threads of queue and ledger, after what was sent to them before.
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.journal.stop();
+        let ledger = match self.own_ledger {
+            Some((ledger, thread)) => {
+                ledger.stop();
+                thread.ended().await
+            }
+            None => Ok(()),
+        };
+        self.journal_thread.ended().await.and(ledger)
+    }
+}
+
+fn journal_config(config: &Config, repair: bool) -> EmbeddedConfig {
+    let is_spool = config.queue.backend == Backend::Rabbitmq;
+    EmbeddedConfig {
+        data_dir: config.data_dir.clone(),
+        messages_max: config.queue.messages_max,
+        bytes_max: is_spool.then_some(config.queue.rabbitmq.spool_bytes_max),
+        tenants: config.tenants.len(),
+        batch_max: config.queue.batch_max,
+        dedupe_ids_max: config.webhook.dedupe_ids_max,
+        dedupe_window: config.webhook.dedupe_window,
+        repair,
+    }
+}
+
+fn connect_later(
+    config: &Config,
+    roles: Roles,
+    journal: &EmbeddedQueue,
+    clock: Clock,
+) -> anyhow::Result<(RabbitQueue, RabbitTask)> {
+    RabbitQueue::new(RabbitmqParts {
+        config: config.queue.rabbitmq.clone(),
+        tenants: config.tenants.keys().cloned().collect(),
+        roles: RabbitmqRoles { name: roles.to_string(), keeps_dead_letters: roles.control },
+        journal: journal.clone(),
+        dedupe_ids_max: config.webhook.dedupe_ids_max,
+        dedupe_window: config.webhook.dedupe_window,
+        clock,
+    })
+}
+
+/// Ours where this process keeps one; otherwise that of the control process, through the broker.
+fn ledger(
+    config: &Config,
+    own: Option<&(SqliteLedger, LedgerThread)>,
+    broker: Option<&(RabbitQueue, RabbitTask)>,
+    clock: Clock,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<dyn Ledger>> {
+    match (own, broker) {
+        (Some((ledger, _)), _) => Ok(Arc::new(ledger.clone())),
+        (None, Some((queue, _))) => {
+            let courier = Arc::new(BrokerCourier(queue.clone()));
+            Ok(Arc::new(RemoteLedger::new(courier, config.ledger.required, clock, metrics.clone())))
+        }
+        (None, None) => anyhow::bail!("there is neither a ledger nor a way to one"),
+    }
+}
+
+/// Takes the records of a worker to the control process.
+struct BrokerCourier(RabbitQueue);
+
+#[async_trait]
+impl Courier for BrokerCourier {
+    async fn deliver(&self, tenant: &TenantId, record: Vec<u8>) -> anyhow::Result<()> {
+        self.0.deliver_record(tenant, record).await
+    }
+}
+
+/// Writes the records of all workers into the ledger of the control process.
+struct LedgerRecords(SqliteLedger);
+
+#[async_trait]
+impl Records for LedgerRecords {
+    async fn take(&self, records: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        for unreadable in self.0.record(&records).await?.into_iter().filter_map(Result::err) {
+            tracing::warn!("a record for the ledger cannot be read and is left out: {unreadable}");
+        }
+        Ok(())
+    }
+}

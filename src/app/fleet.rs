@@ -1,0 +1,58 @@
+//! This process as one of a fleet: its heartbeats, and its share of each tenant's rate.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Roles;
+use crate::queue::rabbitmq::Heartbeats;
+use crate::worker::TenantEnforcer;
+use crate::worker::fleet::{Fleet, HEARTBEAT_INTERVAL, Heartbeat};
+
+pub(super) struct FleetMember {
+    fleet: Mutex<Fleet>,
+    enforcers: Vec<Arc<TenantEnforcer>>,
+}
+
+impl FleetMember {
+    pub(super) fn new(roles: Roles, enforcers: Vec<Arc<TenantEnforcer>>) -> Self {
+        let fleet = Fleet::new(uuid::Uuid::new_v4(), roles.worker, roles.control, Instant::now());
+        let member = Self { fleet: Mutex::new(fleet), enforcers };
+        member.apply();
+        member
+    }
+
+    /// Gives every tenant's gate the share that holds now.
+    fn apply(&self) {
+        let share = self.fleet().share(Instant::now());
+        for enforcer in &self.enforcers {
+            enforcer.set_share(share);
+        }
+    }
+
+    fn fleet(&self) -> std::sync::MutexGuard<'_, Fleet> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Heartbeats for FleetMember {
+    fn interval(&self) -> Duration {
+        HEARTBEAT_INTERVAL
+    }
+
+    fn beat(&self) -> Vec<u8> {
+        self.apply();
+        let beat = self.fleet().heartbeat(Instant::now());
+        // A struct of strings and flags always serialises.
+        serde_json::to_vec(&beat).unwrap_or_default()
+    }
+
+    fn heard(&self, beat: &[u8]) {
+        match serde_json::from_slice::<Heartbeat>(beat) {
+            Ok(beat) => self.fleet().heard(beat, Instant::now()),
+            Err(error) => tracing::debug!("a heartbeat cannot be read: {error}"),
+        }
+        self.apply();
+    }
+}
