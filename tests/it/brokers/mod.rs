@@ -1,0 +1,6 @@
+//! What the other tests rely on when they ask for a broker, break it, or put something in front of it.
+
+mod amqp;
+mod cluster;
+mod faults;
+mod sharing;
