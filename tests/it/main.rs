@@ -6,6 +6,8 @@ mod cli;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod durability;
 #[cfg(test)]
 mod enforcement;
