@@ -26,7 +26,7 @@
 //! | [`provider`] | stage 5: LoginRadius; its errors sorted by what to do next |
 //! | [`retry`] | after this failure at this attempt: how long to wait |
 //! | [`directives`] | the policies that workers must obey now |
-//! | [`ledger`] | what was decided, what came of it |
+//! | [`ledger`] | what was decided, what came of it; kept here or sent to the machine that keeps it |
 //! | [`api`] | the private admin API, probes, metrics |
 //! | [`config`] | every option: name, default, grammar, check |
 //! | [`telemetry`] | the log, and every metric's name |
@@ -48,7 +48,8 @@
 //! - No order of events, no lock and no leader is needed: a look may run twice, late, or beside another at the same user,
 //!   and the second changes nothing.
 //! - No session is ended without a list, without the profile where a rule or an exemption needs one, without directives,
-//!   or without a durable intent. What is missing is waited for, never guessed.
+//!   or without a durable intent (which a worker that keeps no ledger may be told to do without: that is counted). What
+//!   is missing is waited for, never guessed.
 //! - No stored work says "end this session": only "look at this user". A retry decides anew.
 //! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.
 //! - No token is logged, stored, queued or shown; and none is in a URL, but where LoginRadius lists by token only.

@@ -9,8 +9,18 @@ use backoff::backoff::Backoff as _;
 pub const STEP_TRIES_MAX: u32 = 3;
 
 const STEP: Ladder = Ladder { first: Duration::from_millis(50), factor: 5.0, longest: Duration::from_secs(1) };
-const DELIVERY: Ladder = Ladder { first: Duration::from_secs(1), factor: 5.0, longest: Duration::from_hours(1) };
+const RECONNECT: Ladder = Ladder { first: Duration::from_millis(200), factor: 2.0, longest: Duration::from_secs(5) };
 const PROBE: Ladder = Ladder { first: Duration::from_secs(1), factor: 2.0, longest: Duration::from_secs(30) };
+
+/// Between attempts of a delivery; after the last its delay goes on. A broker has one queue a rung.
+pub const DELIVERIES: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_mins(2),
+    Duration::from_mins(10),
+    Duration::from_hours(1),
+];
 
 /// Between a second look and the next: 1, 5, 30, 120 s; after the last the sweep looks again.
 const RECHECKS: [Duration; 4] =
@@ -51,12 +61,19 @@ pub fn step_delay(tries: u32, jitter: f64) -> Option<Duration> {
 
 /// The delay before the next attempt of a delivery whose attempt number `attempt` (1-based) failed.
 pub fn delivery_delay(attempt: u32, jitter: f64) -> Duration {
-    DELIVERY.delay(attempt, jitter)
+    let [.., longest] = DELIVERIES;
+    let rung = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+    DELIVERIES.get(rung).copied().unwrap_or(longest).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
 /// The delay before probe number `probe` (1-based) of a provider that is out.
 pub fn probe_delay(probe: u32) -> Duration {
     PROBE.delay(probe, 1.0)
+}
+
+/// The delay before the next attempt to reach a broker after failure number `failures` (1-based).
+pub fn reconnect_delay(failures: u32) -> Duration {
+    RECONNECT.delay(failures, 1.0)
 }
 
 /// How long after a look the re-check of this rung comes, or `None` above the last rung.
@@ -74,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_ladders_without_jitter() {
-        assert_eq!(seconds(|n| delivery_delay(n, 1.0)), [1.0, 5.0, 25.0, 125.0, 625.0, 3125.0, 3600.0]);
+        assert_eq!(seconds(|n| delivery_delay(n, 1.0)), [1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0]);
+        assert_eq!(seconds(reconnect_delay), [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]);
         assert_eq!(seconds(probe_delay), [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
         assert_eq!(step_delay(1, 1.0), Some(Duration::from_millis(50)));
         assert_eq!(step_delay(2, 1.0), Some(Duration::from_millis(250)));

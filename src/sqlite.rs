@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 /// How long a statement waits for another connection of this process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,8 +20,11 @@ pub(crate) struct Format {
     /// Fits into "is not a … of soloist".
     pub(crate) name: &'static str,
     pub(crate) application_id: i32,
-    pub(crate) version: i32,
+    /// The schema of version 1.
     pub(crate) schema: &'static str,
+    /// What takes a file of version 1 to version 2, one of version 2 to version 3, and so on. A new file goes the same
+    /// way, so that it cannot differ from an old one.
+    pub(crate) migrations: &'static [&'static str],
 }
 
 /// A connection that makes every commit durable.
@@ -40,25 +43,40 @@ pub(crate) fn open(path: &Path, format: &Format) -> anyhow::Result<Connection> {
     if !is_sqlite(path).with_context(|| format!("cannot read {shown}"))? {
         bail!("{shown} is not a {name} of soloist: move it away or choose another data_dir");
     }
-    let db = connect(path).with_context(|| format!("cannot open the {name} {shown}"))?;
+    let mut db = connect(path).with_context(|| format!("cannot open the {name} {shown}"))?;
     let stored = |pragma: &str| db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
     let is_new: bool = db.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
     let (application, version) = (stored("application_id")?, stored("user_version")?);
+    let known = 1 + format.migrations.len();
     if is_new && application == 0 && version == 0 {
-        let Format { application_id, version, schema, .. } = format;
-        db.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {schema} PRAGMA application_id = {application_id}; PRAGMA user_version = {version}; COMMIT;"
-        ))
-        .with_context(|| format!("cannot write the schema of the {name} {shown}"))?;
-    } else if application != format.application_id {
+        let begin = format!("{} PRAGMA application_id = {};", format.schema, format.application_id);
+        let steps = [&[begin.as_str()], format.migrations].concat();
+        migrate(&mut db, &steps, known).with_context(|| format!("cannot write the schema of the {name} {shown}"))?;
+        return Ok(db);
+    }
+    if application != format.application_id {
         bail!("{shown} is not a {name} of soloist: move it away or choose another data_dir");
-    } else if version > format.version {
-        let known = format.version;
-        bail!("{shown} has format {version}, and this soloist reads up to {known}: run the version that wrote it");
-    } else if version < format.version {
+    }
+    let Some(migrated) = usize::try_from(version).ok().and_then(|version| version.checked_sub(1)) else {
         bail!("{shown} has format {version}, which no version of soloist ever wrote");
+    };
+    let Some(steps) = format.migrations.get(migrated..) else {
+        bail!("{shown} has format {version}, and this soloist reads up to {known}: run the version that wrote it");
+    };
+    if !steps.is_empty() {
+        migrate(&mut db, steps, known).with_context(|| format!("cannot bring the {name} {shown} to format {known}"))?;
     }
     Ok(db)
+}
+
+/// Takes all steps to a version, or none.
+fn migrate(db: &mut Connection, steps: &[&str], version: usize) -> rusqlite::Result<()> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()
 }
 
 /// Whether a file begins as SQLite's do. One that is missing or empty may become one.
@@ -130,5 +148,69 @@ mod tests {
         assert_eq!(pragma("journal_mode").unwrap(), "wal".to_owned().into());
         let full = 2_i64;
         assert_eq!(pragma("synchronous").unwrap(), full.into());
+    }
+
+    const NOTES: Format = Format {
+        name: "note book",
+        application_id: -7,
+        schema: "CREATE TABLE notes (text TEXT NOT NULL) STRICT;",
+        migrations: &[],
+    };
+    const DATED: &str = "ALTER TABLE notes ADD COLUMN day TEXT;";
+    const INDEXED: &str = "CREATE INDEX notes_by_day ON notes (day);";
+
+    fn version(db: &Connection) -> i32 {
+        db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn an_old_file_takes_every_step_that_it_lacks_and_keeps_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.db");
+        open(&path, &NOTES).unwrap().execute("INSERT INTO notes (text) VALUES ('milk')", []).unwrap();
+        for (migrations, expected) in [(&[DATED][..], 2), (&[DATED, INDEXED], 3), (&[DATED, INDEXED], 3)] {
+            let db = open(&path, &Format { migrations, ..NOTES }).unwrap();
+            assert_eq!(version(&db), expected);
+        }
+        let db = open(&path, &Format { migrations: &[DATED, INDEXED], ..NOTES }).unwrap();
+        let row = db.query_row("SELECT text, day FROM notes", [], |row| Ok((row.get(0)?, row.get(1)?)));
+        assert_eq!(row, Ok(("milk".to_owned(), None::<String>)));
+    }
+
+    #[test]
+    fn a_new_file_is_as_a_migrated_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old.db"), folder.path().join("new.db"));
+        drop(open(&old, &NOTES).unwrap());
+        let schema = |path: &Path| {
+            let db = open(path, &Format { migrations: &[DATED, INDEXED], ..NOTES }).unwrap();
+            let mut objects = db.prepare("SELECT sql FROM sqlite_master").unwrap();
+            let sql: Vec<String> = objects.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+            (version(&db), sql)
+        };
+        assert_eq!(schema(&old), schema(&new));
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.db");
+        drop(open(&path, &NOTES).unwrap());
+        let error = open(&path, &Format { migrations: &[DATED, "no SQL"], ..NOTES }).unwrap_err();
+        assert!(format!("{error:#}").contains("to format 3"), "{error:#}");
+        assert_eq!(version(&open(&path, &NOTES).unwrap()), 1);
+    }
+
+    #[test]
+    fn a_file_of_a_version_that_nobody_wrote_or_reads_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.db");
+        for (version, expected) in [(2, "reads up to 1"), (0, "ever wrote"), (-1, "ever wrote")] {
+            let db = Connection::open(&path).unwrap();
+            db.execute_batch("CREATE TABLE IF NOT EXISTS notes (text); PRAGMA application_id = -7").unwrap();
+            db.pragma_update(None, "user_version", version).unwrap();
+            drop(db);
+            assert!(open(&path, &NOTES).unwrap_err().to_string().contains(expected), "{version}");
+        }
     }
 }

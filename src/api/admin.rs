@@ -283,6 +283,7 @@ fn dead_letter(dead: &DeadLetter) -> Value {
         "login_at": dead.event.as_ref().and_then(|event| event.login_at).map(|at| at.to_string()),
         "body_bytes": dead.body_bytes,
         "body_sha256": hex::encode(dead.body_sha256),
+        "problem": dead.problem,
     })
 }
 

@@ -75,6 +75,7 @@ impl Core {
         let embedded = EmbeddedConfig {
             data_dir: data_dir.clone(),
             messages_max: config.queue.messages_max,
+            bytes_max: None,
             tenants: config.tenants.len(),
             batch_max: config.queue.batch_max,
             dedupe_ids_max: config.webhook.dedupe_ids_max,

@@ -14,6 +14,9 @@ use super::{Source, Usage};
 /// Dead letters that one request to the admin API may name or list.
 const BATCH_MAX: usize = 1_000;
 
+/// A LoginRadius uid with the space around it.
+const UID_WIDTH: u16 = 34;
+
 const EXAMPLES: &str = "Examples:
   soloist dead-letters ls
   soloist dead-letters redrive --why attempts_exhausted
@@ -127,7 +130,7 @@ async fn pages(
 }
 
 async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
-    let mut count: u64 = 0;
+    let (mut count, mut has_problem): (u64, bool) = (0, false);
     let mut table = output::table(["id", "died (UTC)", "why", "attempt", "uid", "tenant"]);
     pages(admin, args.why.as_ref(), |page| {
         count += page.len() as u64;
@@ -135,13 +138,13 @@ async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
             return page.iter().try_for_each(output::line);
         }
         for dead in page {
-            let uid = text(dead, "uid");
+            has_problem |= !text(dead, "problem").is_empty();
             table.add_row([
                 output::cell(number(dead, "id").to_string(), Tone::Plain),
                 output::cell(output::time(text(dead, "died_at")), Tone::Plain),
                 output::cell(text(dead, "why"), Tone::Bad),
                 output::cell(number(dead, "attempt").to_string(), Tone::Plain),
-                output::cell(if uid.is_empty() { "(unreadable)" } else { uid }, Tone::Plain),
+                output::cell(whose(dead), Tone::Plain),
                 output::cell(text(dead, "tenant"), Tone::Plain),
             ]);
         }
@@ -150,12 +153,27 @@ async fn ls(admin: &AdminClient, args: LsArgs) -> anyhow::Result<ExitCode> {
     .await?;
     if !args.json {
         if count > 0 {
-            output::keep_whole(&mut table, &[0, 1, 2, 4]);
+            output::keep_whole(&mut table, &[0, 1, 2, 3, 5]);
+            // A problem is prose and may be broken; a uid above it still has room for its usual 32 characters.
+            if has_problem {
+                output::keep_at_least(&mut table, 4, UID_WIDTH);
+            } else {
+                output::keep_whole(&mut table, &[4]);
+            }
             output::show(&table)?;
         }
         output::line(counted(count, "dead letter"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The uid, or in its place what is wrong with a message that names none.
+fn whose(dead: &Value) -> String {
+    match (text(dead, "uid"), text(dead, "problem")) {
+        ("", "") => "(unreadable)".to_owned(),
+        ("", problem) => format!("({problem})"),
+        (uid, _) => uid.to_owned(),
+    }
 }
 
 async fn show(admin: &AdminClient, args: ShowArgs) -> anyhow::Result<ExitCode> {

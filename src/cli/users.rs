@@ -252,6 +252,17 @@ pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Re
 fn surplus(decided: &Value) -> Vec<[String; 3]> {
     let decision = decided.get("decision").unwrap_or(&Value::Null);
     let outcomes = list(decided, "outcomes");
+    // A worker elsewhere ended them, and its decision was lost on the way.
+    if decision.is_null() && !outcomes.is_empty() {
+        let row = |end: &Value| {
+            [
+                short(text(end, "session")).to_owned(),
+                text(end, "ended").replace('_', " "),
+                text(end, "reason").replace('_', " "),
+            ]
+        };
+        return outcomes.iter().map(row).collect();
+    }
     let row = |verdict: &Value| {
         let outcome = outcomes.iter().find(|outcome| text(outcome, "session") == text(verdict, "session"));
         let came_of_it = match (decided.get("executed").and_then(Value::as_bool), outcome) {
@@ -361,5 +372,8 @@ mod tests {
         assert!(surplus(&decided(false)).iter().all(|[_, came_of_it, _]| came_of_it == "only recorded"));
         let refused = json!({ "decision": { "verdicts": [], "refused": "incomplete" } });
         assert_eq!(surplus(&refused), [["-", "-", "incomplete"]]);
+        let lost =
+            json!({ "decision": null, "outcomes": [{ "session": "old", "ended": "revoked", "reason": "admin" }] });
+        assert_eq!(surplus(&lost), [["old", "revoked", "admin"]]);
     }
 }

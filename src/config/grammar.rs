@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::{CredentialsIn, LogFormat, Rate};
+use super::{Backend, CredentialsIn, LogFormat, Rate};
 
 /// The form of an option's value. Shown, it completes "must be …".
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +32,15 @@ pub enum Grammar {
     LogFilter,
     Secret,
     Secrets,
+    /// One `amqp://` or `amqps://` address or several; they may hold a password.
+    AmqpUrls,
     /// Read by the policy's own reader; the text describes it for people.
     Policy(&'static str),
 }
 
 impl Grammar {
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Secrets)
+        matches!(self, Self::Secret | Self::Secrets | Self::AmqpUrls)
     }
 }
 
@@ -58,6 +60,7 @@ impl fmt::Display for Grammar {
             Self::LogFilter => f.write_str("a level such as info, or levels by module such as info,soloist=debug"),
             Self::Secret => f.write_str("a text that is not empty"),
             Self::Secrets => f.write_str("one or more texts that are not empty, such as [\"new\", \"old\"]"),
+            Self::AmqpUrls => f.write_str("amqp://user@host:5672/vhost (amqps:// with TLS), or a list of them"),
             Self::Policy(form) => f.write_str(form),
         }
     }
@@ -131,6 +134,16 @@ impl Setting for CredentialsIn {
     }
 }
 
+impl Setting for Backend {
+    fn read(value: &Value, _: Grammar) -> Option<Self> {
+        match value.as_str()? {
+            "embedded" => Some(Self::Embedded),
+            "rabbitmq" => Some(Self::Rabbitmq),
+            _ => None,
+        }
+    }
+}
+
 impl Setting for LogFormat {
     fn read(value: &Value, _: Grammar) -> Option<Self> {
         match value.as_str()? {
@@ -163,15 +176,26 @@ impl Setting for Vec<SecretString> {
     fn read(value: &Value, grammar: Grammar) -> Option<Self> {
         match value {
             Value::Array(secrets) if !secrets.is_empty() => {
-                secrets.iter().map(|secret| SecretString::read(secret, grammar)).collect()
+                secrets.iter().map(|secret| one_of_several(secret, grammar)).collect()
             }
             Value::String(text) if text.trim_start().starts_with('[') => {
                 Self::read(&super::settings::toml_value(text)?, grammar)
             }
-            Value::String(_) => Some(vec![SecretString::read(value, grammar)?]),
+            Value::String(_) => Some(vec![one_of_several(value, grammar)?]),
             _ => None,
         }
     }
+}
+
+fn one_of_several(value: &Value, grammar: Grammar) -> Option<SecretString> {
+    let is_fine = !matches!(grammar, Grammar::AmqpUrls) || value.as_str().is_some_and(is_amqp_url);
+    if is_fine { SecretString::read(value, grammar) } else { None }
+}
+
+/// A scheme of AMQP and a host; the rest is read by the client.
+fn is_amqp_url(text: &str) -> bool {
+    let Ok(url) = text.parse::<http::Uri>() else { return false };
+    matches!(url.scheme_str(), Some("amqp" | "amqps")) && url.host().is_some_and(|host| !host.is_empty())
 }
 
 /// Stricter than the filter itself, which takes a misspelt level for the name of a module and logs nothing else.

@@ -7,6 +7,7 @@
 mod grammar;
 mod mistake;
 mod options;
+mod rabbitmq;
 mod reader;
 mod settings;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use serde_json::Value;
 pub use self::grammar::Grammar;
 pub use self::mistake::{ConfigError, Mistake};
 pub use self::options::{OptionDoc, options};
+pub use self::rabbitmq::{Backend, RabbitmqConfig};
 use self::reader::Reader;
 pub use self::settings::Origin;
 use self::settings::{Settings, chosen_file};
@@ -80,6 +82,8 @@ pub struct WebhookConfig {
 /// `[queue]`: where events wait.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
+    pub backend: Backend,
+    pub rabbitmq: RabbitmqConfig,
     pub messages_max: u64,
     pub batch_max: usize,
 }
@@ -154,6 +158,8 @@ pub struct AdminConfig {
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
     pub decisions_max: u64,
+    /// For workers that send their records to the control process.
+    pub required: bool,
 }
 
 /// `[telemetry]`: what is logged, and how.
@@ -228,10 +234,7 @@ impl Config {
             file,
             data_dir: reader.take("data_dir"),
             webhook: read_webhook(&mut reader),
-            queue: QueueConfig {
-                messages_max: reader.take("queue.messages_max"),
-                batch_max: reader.take("queue.batch_max"),
-            },
+            queue: read_queue(&mut reader),
             policy: reader.policy(),
             tenants: read_tenants(&mut reader),
             worker: WorkerConfig {
@@ -242,7 +245,10 @@ impl Config {
                 drain_timeout: reader.take("worker.drain_timeout"),
             },
             admin: read_admin(&mut reader),
-            ledger: LedgerConfig { decisions_max: reader.take("ledger.decisions_max") },
+            ledger: LedgerConfig {
+                decisions_max: reader.take("ledger.decisions_max"),
+                required: reader.take("ledger.required"),
+            },
             telemetry: TelemetryConfig {
                 log: reader.take("telemetry.log"),
                 log_format: reader.take("telemetry.log_format"),
@@ -285,6 +291,16 @@ fn read_webhook(reader: &mut Reader) -> WebhookConfig {
         }
     }
     webhook
+}
+
+fn read_queue(reader: &mut Reader) -> QueueConfig {
+    let backend = reader.take("queue.backend");
+    QueueConfig {
+        backend,
+        rabbitmq: rabbitmq::read(reader, backend),
+        messages_max: reader.take("queue.messages_max"),
+        batch_max: reader.take("queue.batch_max"),
+    }
 }
 
 fn read_admin(reader: &mut Reader) -> AdminConfig {

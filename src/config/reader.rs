@@ -163,7 +163,7 @@ fn file_of(name: &str) -> String {
 /// A file holds one secret, or one a line where several are allowed.
 fn secret_of_file(text: &str, option: &OptionDoc) -> Value {
     match option.grammar {
-        Grammar::Secrets => text.lines().filter(|line| !line.is_empty()).collect(),
+        Grammar::Secrets | Grammar::AmqpUrls => text.lines().filter(|line| !line.is_empty()).collect(),
         _ => text.trim_end_matches(['\n', '\r']).into(),
     }
 }

@@ -8,9 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use crate::message::Unreadable;
 use crate::model::{Lane, LoginEvent, TenantId};
 
+mod dedupe;
 pub mod embedded;
+pub mod rabbitmq;
 
 /// Names one hand-over of a message. Only good with the subscription that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,10 +78,15 @@ pub enum Why {
     Damaged,
     Unreadable,
     UnknownTenant,
+    NoUser,
+    TooLarge,
+    MediaType,
+    /// The broker gave it up: it was handed out too often without an end.
+    DeliveryLimit,
 }
 
 impl Why {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Unavailable,
         Self::Throttled,
         Self::Unauthorized,
@@ -94,6 +102,10 @@ impl Why {
         Self::Damaged,
         Self::Unreadable,
         Self::UnknownTenant,
+        Self::NoUser,
+        Self::TooLarge,
+        Self::MediaType,
+        Self::DeliveryLimit,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -113,6 +125,22 @@ impl Why {
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
             Self::UnknownTenant => "unknown_tenant",
+            Self::NoUser => "no_user",
+            Self::TooLarge => "too_large",
+            Self::MediaType => "media_type",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+impl From<&Unreadable> for Why {
+    /// An event that is no login is acked by whoever reads it; it has a code only because every problem has one.
+    fn from(unreadable: &Unreadable) -> Self {
+        match unreadable {
+            Unreadable::NotJson { .. } | Unreadable::BadField(_) | Unreadable::NotALogin => Self::Unreadable,
+            Unreadable::NoUser(_) => Self::NoUser,
+            Unreadable::TooLarge => Self::TooLarge,
+            Unreadable::MediaType => Self::MediaType,
         }
     }
 }
@@ -149,6 +177,9 @@ pub enum QueueError {
     /// `queue.messages_max` messages wait; nothing was changed.
     #[error("the queue holds its limit of {messages_max} messages")]
     Full { messages_max: u64 },
+    /// What waits takes as many bytes as it may; nothing was changed.
+    #[error("the queue takes its limit of {bytes_max} bytes")]
+    FullBytes { bytes_max: u64 },
     /// The delivery is no longer this subscription's to settle; nothing was changed.
     #[error("the delivery was given back or settled before")]
     StaleTag,
@@ -174,6 +205,37 @@ pub trait Queue: Send + Sync {
     async fn check(&self) -> Result<(), QueueError>;
 
     async fn stats(&self) -> Result<Vec<LaneStats>, QueueError>;
+
+    /// How the broker is, where there is one.
+    async fn broker(&self) -> Option<BrokerHealth> {
+        None
+    }
+}
+
+/// How a backend's broker is, and the journal in front of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerHealth {
+    pub up: bool,
+    /// It has an alarm and takes no messages.
+    pub blocked: bool,
+    /// Events go to the journal first, since the broker did not confirm.
+    pub spooling: bool,
+    /// Why it is not up.
+    pub trouble: Option<String>,
+    pub spool_bytes: u64,
+    pub spool_messages: u64,
+    pub spool_oldest_accepted_at: Option<Timestamp>,
+    /// Messages of all tenants that wait at the broker for their time.
+    pub delayed: Option<u64>,
+    /// Messages that were given up and wait at the broker to be kept.
+    pub dead: Option<u64>,
+}
+
+impl BrokerHealth {
+    /// Whether events go straight to it.
+    pub fn is_well(&self) -> bool {
+        self.up && !self.blocked && !self.spooling
+    }
 }
 
 /// Hands out the messages of one tenant's lane.
@@ -216,6 +278,8 @@ pub struct DeadLetter {
     pub event: Option<LoginEvent>,
     pub body_bytes: usize,
     pub body_sha256: [u8; 32],
+    /// What is wrong with it, in words, where it came with that.
+    pub problem: Option<String>,
 }
 
 /// Which dead letters are meant.
@@ -237,4 +301,28 @@ pub trait DeadLetters: Send + Sync {
 
     /// Deletes for good; returns how many.
     async fn discard(&self, selection: &Selection) -> Result<u64, QueueError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_code_of_its_own() {
+        let codes: std::collections::BTreeSet<&str> = Why::ALL.iter().map(|why| why.as_str()).collect();
+        assert_eq!(codes.len(), Why::ALL.len());
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_dies_with_the_code_of_its_problem() {
+        let codes = [
+            Unreadable::NotJson { line: 1, column: 1 },
+            Unreadable::BadField("uid"),
+            Unreadable::NoUser("`uid` is missing"),
+            Unreadable::TooLarge,
+            Unreadable::MediaType,
+        ]
+        .map(|unreadable| Why::from(&unreadable).as_str());
+        assert_eq!(codes, ["unreadable", "unreadable", "no_user", "too_large", "media_type"]);
+    }
 }

@@ -35,6 +35,8 @@ pub struct Faults {
     pub answer_lost_percent: f64,
     /// A row is missing from a listing.
     pub hidden_rows_percent: f64,
+    /// Ids of sessions that cannot be ended: code 991, as for a blocked account.
+    pub stubborn_sessions: Vec<String>,
     /// The secret was rotated: the right one is refused with 902.
     pub secret_rotated: bool,
     /// Nothing works.
@@ -79,6 +81,7 @@ impl Default for Faults {
             reset_percent: 0.0,
             answer_lost_percent: 0.0,
             hidden_rows_percent: 0.0,
+            stubborn_sessions: Vec::new(),
             secret_rotated: false,
             outage: Outage::None,
             webhooks_dropped_percent: 0.0,
@@ -86,6 +89,12 @@ impl Default for Faults {
             webhooks_delayed_percent: 0.0,
             webhook_delay_ms: 300,
         }
+    }
+}
+
+impl Faults {
+    pub(super) fn is_stubborn(&self, session_id: &str) -> bool {
+        self.stubborn_sessions.iter().any(|stubborn| stubborn == session_id)
     }
 }
 

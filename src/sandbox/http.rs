@@ -17,7 +17,7 @@ use super::{
     faults::CallFault,
     line::Peer,
     refusal::{Envelope, Refusal},
-    session::{Credentials, Session, stamp},
+    session::{Credentials, Session, digest, session_id, stamp},
     world::{Lookup, is_uid},
 };
 
@@ -52,6 +52,8 @@ impl Route {
             ["identity", "v2", "auth", "access_token", "validate"] => Self::AuthValidate,
             ["identity", "v2", "auth", "access_token", "invalidate"] => Self::AuthInvalidate,
             ["identity", "v2", "auth", "account"] => Self::Identify,
+            // Minting a token for a user is a route of its own, which the sandbox does not offer.
+            ["identity", "v2", "manage", "account", "access_token", ..] => return None,
             ["identity", "v2", "manage", "account", _] => Self::Profile(uid()),
             ["identity", "v2", "manage", "account", _, "role"] => Self::Roles(uid()),
             _ => return None,
@@ -311,6 +313,9 @@ fn invalidate(shared: &Shared, route: &Route, call: &Call, now: Timestamp) -> Re
         check_app(shared, call)?;
         call.auth_token()?
     };
+    if shared.dice().faults().is_stubborn(&session_id(&digest(token))) {
+        return Err(Refusal::AccountBlocked);
+    }
     shared.world().invalidate(token, call.prevents_refresh(), credentials, now)?;
     Ok(Json(json!({ "IsPosted": true })).into_response())
 }

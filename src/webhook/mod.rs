@@ -281,7 +281,7 @@ impl WebhookError {
             Self::Slow => "slow",
             Self::CutOff => "cut_off",
             Self::Busy => "busy",
-            Self::NotDurable(QueueError::Full { .. }) => "queue_full",
+            Self::NotDurable(QueueError::Full { .. } | QueueError::FullBytes { .. }) => "queue_full",
             Self::NotDurable(_) => "queue_unavailable",
         }
     }

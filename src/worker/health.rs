@@ -11,7 +11,8 @@ use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
 use crate::telemetry::{Metrics, labels};
 
-/// Unavailable calls in a row, over at least [`OUTAGE_USERS`] users, that make an outage.
+/// Unavailable calls in a row that make an outage: over at least [`OUTAGE_USERS`] users, or of one user while no other
+/// call has succeeded for [`OTHERS_WITHIN`].
 const OUTAGE_AFTER: u32 = 10;
 const OUTAGE_USERS: usize = 2;
 /// Users in a row whose sessions we may not end, before it is our credentials and not their tokens.
@@ -82,8 +83,7 @@ impl Health {
 
     /// Whether a call for another user succeeded in the last minute.
     pub(super) fn others_succeed(&self, user: &UserId) -> bool {
-        let successes = &self.lock().successes;
-        successes.iter().flatten().any(|(other, at)| other != user && at.elapsed() < OTHERS_WITHIN)
+        self.lock().others_succeed(user)
     }
 
     /// Takes note of how a call ended. An answer that says no is an answer, too: the provider is there.
@@ -163,6 +163,10 @@ impl Counts {
         *last = now;
     }
 
+    fn others_succeed(&self, user: &UserId) -> bool {
+        self.successes.iter().flatten().any(|(other, at)| other != user && at.elapsed() < OTHERS_WITHIN)
+    }
+
     fn answered(&mut self) {
         self.unavailable = 0;
         self.unavailable_users.clear();
@@ -179,8 +183,8 @@ impl Counts {
             ProviderError::Unavailable(_) => {
                 self.unavailable = self.unavailable.saturating_add(1);
                 remember(&mut self.unavailable_users, user, OUTAGE_USERS);
-                let enough = self.unavailable >= OUTAGE_AFTER && self.unavailable_users.len() >= OUTAGE_USERS;
-                enough.then_some(TenantState::Outage)
+                let of_all = self.unavailable_users.len() >= OUTAGE_USERS || !self.others_succeed(user);
+                (self.unavailable >= OUTAGE_AFTER && of_all).then_some(TenantState::Outage)
             }
             ProviderError::Refused(_) => {
                 self.answered();
@@ -248,13 +252,17 @@ mod tests {
         assert_eq!(health.state(), TenantState::Running, "an answer that says no is an answer");
     }
 
-    #[test]
-    fn one_users_own_failures_are_no_outage() {
+    #[tokio::test(start_paused = true)]
+    async fn one_users_own_failures_are_no_outage_while_others_are_answered() {
         let health = health();
+        health.note(&user("bob"), Call::Look, None);
         for _ in 0..100 {
             health.note(&user("ann"), Call::Look, Some(&unavailable()));
         }
         assert_eq!(health.state(), TenantState::Running);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        health.note(&user("ann"), Call::Look, Some(&unavailable()));
+        assert_eq!(health.state(), TenantState::Outage, "nobody has been answered for a minute");
     }
 
     #[test]

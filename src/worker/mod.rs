@@ -3,6 +3,7 @@
 mod calls;
 mod coalesce;
 mod health;
+mod lanes;
 mod rate;
 mod settle;
 mod step;
@@ -21,22 +22,21 @@ pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnf
 use self::calls::Calls;
 use self::coalesce::Coalescer;
 use self::health::Health;
+use self::lanes::Lanes;
 use self::rate::RateGate;
 use self::settle::Circumstances;
 use crate::clock::Clock;
 use crate::config::{Rate, WorkerConfig};
 use crate::directives::Directives;
 use crate::ledger::Ledger;
-use crate::model::{Lane, Reason, TenantId, UserId};
+use crate::model::{Reason, TenantId, UserId};
 use crate::provider::SessionProvider;
-use crate::queue::{Delivery, DeliveryTag, Queue, QueueError, Settlement, Subscription, Why};
+use crate::queue::{Delivery, DeliveryTag, Queue, QueueError, Settlement, Why};
 use crate::retry;
 use crate::telemetry::{Metrics, labels};
 
 /// Unsettled deliveries a lane may hold, for each step that may run.
 const PREFETCH_PER_STEP: usize = 4;
-/// The background lane is asked first every so many deliveries.
-const BACKGROUND_EVERY: u32 = 10;
 /// How often a tenant with refused credentials is tried again.
 const UNAUTHORIZED_PROBE: Duration = Duration::from_secs(30);
 /// How long a probe waits for a waiting user before it takes the one that failed last.
@@ -202,62 +202,6 @@ async fn drain(steps: &mut JoinSet<anyhow::Result<UserId>>) -> anyhow::Result<()
         done??;
     }
     Ok(())
-}
-
-/// A tenant's two lanes.
-#[derive(Clone)]
-struct Lanes {
-    logins: Arc<dyn Subscription>,
-    background: Arc<dyn Subscription>,
-}
-
-impl Lanes {
-    async fn open(queue: &dyn Queue, tenant: &TenantId, prefetch: usize) -> Result<Self, QueueError> {
-        Ok(Self {
-            logins: queue.subscribe(tenant, Lane::Logins, prefetch).await?,
-            background: queue.subscribe(tenant, Lane::Background, prefetch).await?,
-        })
-    }
-
-    /// Logins first; the background lane first at every tenth turn, so that it gets its tenth.
-    async fn receive(&self, turn: u32) -> Result<Delivery, QueueError> {
-        let (first, second) = if turn % BACKGROUND_EVERY == BACKGROUND_EVERY - 1 {
-            (&self.background, &self.logins)
-        } else {
-            (&self.logins, &self.background)
-        };
-        tokio::select! {
-            biased;
-            delivery = first.receive() => delivery,
-            delivery = second.receive() => delivery,
-        }
-    }
-
-    /// Settles with the lane that each delivery came from.
-    async fn settle(
-        &self,
-        delivered: &[Delivery],
-        settlements: &[(DeliveryTag, Settlement)],
-    ) -> Result<(), QueueError> {
-        for (lane, subscription) in [(Lane::Logins, &self.logins), (Lane::Background, &self.background)] {
-            let of_lane = |tag: &DeliveryTag| delivered.iter().any(|d| d.tag == *tag && d.event.reason.lane() == lane);
-            let part: Vec<_> = settlements.iter().filter(|(tag, _)| of_lane(tag)).copied().collect();
-            if part.is_empty() {
-                continue;
-            }
-            match subscription.settle(&part).await {
-                // Given back before: it will be looked at once more, which is harmless.
-                Ok(()) | Err(QueueError::StaleTag) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn close(self) -> Result<(), QueueError> {
-        self.logins.close().await?;
-        self.background.close().await
-    }
 }
 
 /// One look and the deliveries that it is for.

@@ -72,21 +72,12 @@ fn settlement(error: &StepError, delivery: &Delivery, now: Circumstances) -> Set
     match error {
         StepError::Provider(ProviderError::Unavailable(_)) if paused => defer(PAUSED_WAIT, Why::Unavailable),
         StepError::Provider(ProviderError::Refused(_)) if paused => defer(PAUSED_WAIT, Why::Refused),
-        StepError::Provider(ProviderError::Unavailable(_)) => {
-            let after = retry::delivery_delay(delivery.attempt, now.jitter);
-            if delivery.attempt < now.attempts_max {
-                Settlement::Again { after, next: Next::Retry, why: Why::Unavailable }
-            } else if now.others_succeed {
-                Settlement::DeadLetter { why: Why::AttemptsExhausted }
-            } else {
-                defer(after, Why::Unavailable)
-            }
-        }
+        StepError::Provider(ProviderError::Unauthorized(_)) if paused => defer(PAUSED_WAIT, Why::Unauthorized),
+        StepError::Provider(ProviderError::Unavailable(_)) => spend(Why::Unavailable, delivery, now),
+        // Only this user's session may not be ended: the tenant's credentials are accepted.
+        StepError::Provider(ProviderError::Unauthorized(_)) => spend(Why::Unauthorized, delivery, now),
         StepError::Provider(ProviderError::Throttled { retry_after, .. }) => {
             defer(retry_after.unwrap_or(THROTTLED_WAIT).min(THROTTLED_WAIT_MAX), Why::Throttled)
-        }
-        StepError::Provider(ProviderError::Unauthorized(_)) => {
-            defer(if paused { PAUSED_WAIT } else { OWN_TROUBLE_WAIT }, Why::Unauthorized)
         }
         StepError::Provider(ProviderError::UserUnknown(_)) => {
             let rung = match delivery.event.reason {
@@ -101,7 +92,20 @@ fn settlement(error: &StepError, delivery: &Delivery, now: Circumstances) -> Set
         StepError::Provider(ProviderError::Refused(_)) => Settlement::DeadLetter { why: Why::Refused },
         StepError::Directives(_) => defer(OWN_TROUBLE_WAIT, Why::DirectivesStale),
         StepError::Ledger(_) => defer(OWN_TROUBLE_WAIT, Why::LedgerUnavailable),
+        // Its turn did not come: that is our rate, not its fault, so it spends nothing.
         StepError::Deadline => defer(DEADLINE_WAIT, Why::StepDeadline),
+    }
+}
+
+/// The next attempt, later; when all are spent it is given up only if the provider answers for others.
+fn spend(why: Why, delivery: &Delivery, now: Circumstances) -> Settlement {
+    let after = retry::delivery_delay(delivery.attempt, now.jitter);
+    if delivery.attempt < now.attempts_max {
+        Settlement::Again { after, next: Next::Retry, why }
+    } else if now.others_succeed {
+        Settlement::DeadLetter { why: Why::AttemptsExhausted }
+    } else {
+        Settlement::Again { after, next: Next::Defer, why }
     }
 }
 
@@ -144,7 +148,7 @@ mod tests {
         let error = provider(ProviderError::Unavailable);
         let login = |attempt| delivery(1, attempt, None, Reason::Login);
         assert_eq!(one(&error, &login(1), NOW), again(1, Next::Retry, Why::Unavailable));
-        assert_eq!(one(&error, &login(3), NOW), again(25, Next::Retry, Why::Unavailable));
+        assert_eq!(one(&error, &login(3), NOW), again(30, Next::Retry, Why::Unavailable));
         assert_eq!(one(&error, &login(12), NOW), again(3600, Next::Defer, Why::Unavailable));
         let others = Circumstances { others_succeed: true, ..NOW };
         assert_eq!(one(&error, &login(12), others), Settlement::DeadLetter { why: Why::AttemptsExhausted });
@@ -161,11 +165,16 @@ mod tests {
         ] {
             assert_eq!(one(&error, &login, outage), again(1, Next::Defer, why));
         }
-        assert_eq!(
-            one(&provider(ProviderError::Unauthorized), &login, NOW),
-            again(30, Next::Defer, Why::Unauthorized),
-            "refused for this user's session only"
-        );
+    }
+
+    #[test]
+    fn a_session_that_may_not_be_ended_spends_its_own_attempts() {
+        let error = provider(ProviderError::Unauthorized);
+        let login = |attempt| delivery(1, attempt, None, Reason::Login);
+        assert_eq!(one(&error, &login(1), NOW), again(1, Next::Retry, Why::Unauthorized));
+        assert_eq!(one(&error, &login(12), NOW), again(3600, Next::Defer, Why::Unauthorized));
+        let others = Circumstances { others_succeed: true, ..NOW };
+        assert_eq!(one(&error, &login(12), others), Settlement::DeadLetter { why: Why::AttemptsExhausted });
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::telemetry::{Metrics, labels};
 
 /// Listings of one step, the last look included. A user with more surplus than they can end is looked at again.
 const LISTINGS_PER_STEP_MAX: usize = 24;
+/// Sessions of one user whose end failed, before a step leaves the rest to the next attempt.
+const FAILED_ENDS_MAX: usize = 3;
 /// Under `reject_newest` only sessions this recent, seen from the login event, are ended.
 const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
@@ -176,6 +178,16 @@ impl Enforcer for TenantEnforcer {
     }
 }
 
+/// The failure that says most about when to come again: what may work later goes before what never will.
+fn worst(failures: Vec<CallError>) -> Option<CallError> {
+    failures.into_iter().max_by_key(|error| match error {
+        CallError::Provider(ProviderError::Refused(_) | ProviderError::UserUnknown(_)) => 0,
+        CallError::Provider(ProviderError::Unauthorized(_)) => 1,
+        CallError::Provider(ProviderError::Unavailable(_)) => 2,
+        CallError::Provider(ProviderError::Throttled { .. }) | CallError::Deadline => 3,
+    })
+}
+
 type Chosen<'a> = (&'a Verdict, &'a Session);
 
 /// What came of the sessions that an intent was about.
@@ -220,8 +232,9 @@ impl TenantEnforcer {
         !look.dry_run && decision.mode == Mode::Enforce && in_time && policy.in_canary(&self.tenant, &look.user)
     }
 
-    /// Writes the intent and ends the sessions oldest first, until one fails. The outcome is to be written by
-    /// [`Self::close`], that of a failure, too.
+    /// Writes the intent and ends the sessions oldest first. The outcome is to be written by [`Self::close`].
+    ///
+    /// A session that cannot be ended does not save the others: the first failure is the result, after all were tried.
     async fn revoke(
         &self,
         look: &Look,
@@ -240,24 +253,33 @@ impl TenantEnforcer {
         let intent = self.intend(intent).await?;
         let call = CallFor { user: &look.user, class: CallClass::Revocation, deadline };
         let mut outcomes = Vec::with_capacity(batch.len());
-        let mut failed = None;
+        let mut failures = Vec::new();
         for (verdict, session) in batch {
-            let ended = match self.calls.revoke(call, &session.token).await {
+            let revoked = self.calls.revoke(call, &session.token).await;
+            let (session, reason) = (session.id(), verdict.reason);
+            let ended = match revoked {
                 Ok(Revoked::Done) => Ended::Revoked,
                 Ok(Revoked::AlreadyGone) => Ended::AlreadyGone,
                 Err(error) => {
-                    failed = Some(StepError::from(error));
+                    failures.push(error);
                     Ended::Failed
                 }
             };
-            outcomes.push(Outcome { session: session.id(), ended, reason: verdict.reason });
-            if failed.is_some() {
+            outcomes.push(Outcome { session, ended, reason });
+            if ended != Ended::Failed {
+                tried.insert(verdict.digest);
+                self.note_end(&look.user, session, reason, ended);
+            } else if failures.last().is_some_and(|error| self.stops_the_step(error, failures.len())) {
                 break;
             }
-            tried.insert(verdict.digest);
-            self.note_end(&look.user, session.id(), verdict.reason, ended);
         }
-        Ok((Ends { intent, outcomes }, failed.map_or(Ok(()), Err)))
+        Ok((Ends { intent, outcomes }, worst(failures).map_or(Ok(()), |error| Err(error.into()))))
+    }
+
+    /// Whether the other sessions are not worth a try now: it is not this session that the failure is about.
+    fn stops_the_step(&self, error: &CallError, failures: usize) -> bool {
+        let of_all = matches!(error, CallError::Deadline | CallError::Provider(ProviderError::Throttled { .. }));
+        of_all || failures >= FAILED_ENDS_MAX || self.state() != TenantState::Running
     }
 
     /// Makes an intent durable. A ledger that finds itself damaged begins anew, so a second try is worth it at once.
@@ -360,7 +382,7 @@ fn look_again(look: &Look, view: &View, decision: &Decision, surplus_left: bool)
     }
     match (look.login_at, look.reason) {
         (Some(login_at), _) if !is_visible(login_at, view) => on_ladder(Why::LoginNotVisible),
-        (None, Reason::Login) if look.at.is_some() => {
+        (None, Reason::Login) => {
             let rung = retry::RECHECK_ONCE;
             retry::recheck_delay(rung).map(|after| LookAgain { after, rung, why: Why::LoginNotVisible })
         }

@@ -241,6 +241,25 @@ async fn nobody_is_ended_without_the_profile_that_a_rule_needs() {
 }
 
 #[tokio::test]
+async fn a_session_that_cannot_be_ended_does_not_save_the_others() {
+    let service = Service::start().await;
+    let stubborn = service.sandbox.login("ann", None).unwrap().session;
+    service.sandbox.set_faults(Faults { stubborn_sessions: vec![stubborn.clone()], ..Faults::default() });
+    for _ in 0..4 {
+        login_later(&service, "ann");
+    }
+    let newest = login_later(&service, "ann").session;
+    service.until("all others to be ended", async |s| left(s, "ann").len() == 2).await;
+    let mut expected = vec![stubborn, newest];
+    expected.sort();
+    let mut left = left(&service, "ann");
+    left.sort();
+    assert_eq!(left, expected);
+    service.until("a dead letter that says why", async |s| s.queued().await.2 > 0).await;
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn messages_that_wait_are_worked_on_after_a_restart() {
     let service = Service::start().await;
     service.sandbox.set_faults(Faults { server_error_percent: 100.0, ..Faults::default() });

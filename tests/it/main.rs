@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod deploy;
@@ -13,6 +15,8 @@ mod durability;
 mod enforcement;
 #[cfg(test)]
 mod ledger;
+#[cfg(test)]
+mod ledger_records;
 #[cfg(test)]
 mod loginradius;
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::path::Path;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use soloist::clock::Clock;
+use soloist::message::{self, Remains, Unreadable};
 use soloist::model::{Lane, LoginEvent, TenantId};
-use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
-use soloist::queue::{DeadLetters, Next, Queue, QueueError, Selection, Settlement, Why};
+use soloist::queue::embedded::{Buried, EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
+use soloist::queue::{DeadLetter, DeadLetters, Next, Queue, QueueError, Selection, Settlement, Why};
 use tempfile::TempDir;
 
 use crate::queue_contract::Backend;
@@ -249,5 +250,94 @@ async fn a_damaged_file_is_set_aside_and_its_readable_rows_are_carried_over() {
     assert!((4_950..5_000).contains(&carried), "{carried} of 5,000 carried over");
     assert!(folder.path().join("queue.db.damaged-1").exists());
     running.0.publish(&[login("ann", "late")]).await.unwrap();
+    stop(running).await;
+}
+
+/// A dead letter of another queue whose event can be read, and one of which only remains are left.
+fn from_elsewhere() -> [Buried; 2] {
+    let remains = Remains::of(b"rubbish", &Unreadable::NoUser("`uid` is missing"));
+    let buried = |why: &str, attempt, body| {
+        let tenant = TenantId::parse("acme").unwrap();
+        Buried { tenant, lane: Lane::Background, why: why.to_owned(), attempt, body }
+    };
+    let event = LoginEvent { tenant: TenantId::parse("acme").unwrap(), ..login("ann", "h1") };
+    [buried("refused", 3, message::write(&event)), buried("no_user", 1, remains.write())]
+}
+
+#[tokio::test]
+async fn a_buried_dead_letter_is_listed_and_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = open(folder.path()).unwrap();
+    running.0.bury(&from_elsewhere()).await.unwrap();
+    let before = running.0.list(&Selection::All, 0, 10).await.unwrap();
+    stop(running).await;
+
+    let running = open(folder.path()).unwrap();
+    let dead = running.0.list(&Selection::All, 0, 10).await.unwrap();
+
+    assert_eq!(dead, before);
+    let shown: Vec<_> = dead.iter().map(|dead| (dead.tenant.as_str(), dead.lane, &*dead.why, dead.attempt)).collect();
+    assert_eq!(shown, [("acme", Lane::Background, "refused", 3), ("acme", Lane::Background, "no_user", 1)]);
+    assert_eq!(running.0.stats().await.unwrap().iter().filter_map(|lane| lane.dead).sum::<u64>(), 2);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn remains_show_the_length_the_hash_and_the_problem_of_what_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = open(folder.path()).unwrap();
+    running.0.bury(&from_elsewhere()).await.unwrap();
+    let dead = running.0.list(&Selection::All, 0, 10).await.unwrap();
+    let remains = Remains::of(b"rubbish", &Unreadable::NoUser("`uid` is missing"));
+    assert_eq!((dead[1].body_bytes, dead[1].body_sha256), (remains.bytes, remains.sha256));
+    let problems = [&dead[0], &dead[1]].map(|dead| dead.problem.as_deref());
+    assert_eq!(problems, [None, Some("it names no user: `uid` is missing")]);
+    assert_eq!(dead[1].event, None);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn a_redrive_puts_buried_ones_that_can_be_read_into_their_lane() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = open(folder.path()).unwrap();
+    running.0.bury(&from_elsewhere()).await.unwrap();
+    assert_eq!(running.0.redrive(&Selection::All).await.unwrap(), 1);
+
+    let subscription = running.0.subscribe(&TenantId::parse("acme").unwrap(), Lane::Logins, 1).await.unwrap();
+    let delivery = soon("the redriven one", subscription.receive()).await.unwrap();
+    assert_eq!((delivery.event.id.as_str(), delivery.attempt), ("h1", 1));
+    let left = running.0.list(&Selection::All, 0, 10).await.unwrap();
+    assert_eq!(left.iter().map(|dead| dead.why.as_str()).collect::<Vec<_>>(), ["no_user"]);
+    drop(subscription);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_buried_even_where_no_more_messages_may_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmbeddedConfig { messages_max: 1, ..EmbeddedConfig::in_dir(folder.path()) };
+    let (queue, thread) = EmbeddedQueue::open(&config, Clock::start()).unwrap();
+    queue.publish(&[login("ann", "h1")]).await.unwrap();
+    queue.bury(&from_elsewhere()).await.unwrap();
+    queue.bury(&[]).await.unwrap();
+    assert_eq!(queue.list(&Selection::All, 0, 10).await.unwrap().len(), 2);
+    stop((queue, thread)).await;
+}
+
+#[tokio::test]
+async fn remains_are_carried_over_from_a_damaged_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = open(folder.path()).unwrap();
+    running.0.bury(&from_elsewhere()).await.unwrap();
+    let died_with = |dead: Vec<DeadLetter>| dead.into_iter().map(|dead| (dead.tenant, dead.why, dead.problem));
+    let before: Vec<_> = died_with(running.0.list(&Selection::All, 0, 10).await.unwrap()).collect();
+    stop(running).await;
+    std::fs::write(folder.path().join("queue.db.damaged"), b"").unwrap();
+
+    let running = open(folder.path()).unwrap();
+
+    assert!(folder.path().join("queue.db.damaged-1").exists());
+    let after: Vec<_> = died_with(running.0.list(&Selection::All, 0, 10).await.unwrap()).collect();
+    assert_eq!(after, before);
     stop(running).await;
 }

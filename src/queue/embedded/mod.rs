@@ -1,7 +1,6 @@
 //! The queue of one machine: a SQLite file, written by one thread that commits whatever has gathered.
 
 mod body;
-mod dedupe;
 mod engine;
 mod salvage;
 mod store;
@@ -19,9 +18,9 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use self::body::StoredBody;
-use self::dedupe::Dedupe;
 use self::engine::{Command, Engine, Incoming, Limits, Reply};
 use self::store::{Checkpointer, Log};
+use super::dedupe::{self, Dedupe};
 use super::{
     DeadLetter, DeadLetters, Delivery, DeliveryTag, LaneStats, Published, Queue, QueueError, Selection, Settlement,
     Subscription,
@@ -51,6 +50,8 @@ pub struct EmbeddedConfig {
     pub data_dir: PathBuf,
     /// How many messages may wait, delayed and dead ones included.
     pub messages_max: u64,
+    /// How many bytes of disk they may take; `None` for no limit but the number.
+    pub bytes_max: Option<u64>,
     /// How many tenants share that; each has an equal part.
     pub tenants: usize,
     /// How many events one transaction takes.
@@ -66,6 +67,7 @@ impl EmbeddedConfig {
         Self {
             data_dir: data_dir.to_path_buf(),
             messages_max: 10_000_000,
+            bytes_max: None,
             tenants: 1,
             batch_max: 256,
             dedupe_ids_max: 1_000_000,
@@ -75,11 +77,33 @@ impl EmbeddedConfig {
     }
 }
 
+/// What an embedded queue holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the disk, without room that is free again inside the file.
+    pub bytes: u64,
+    /// Ready, handed out and delayed ones; dead letters do not count.
+    pub messages: u64,
+    pub oldest_accepted_at: Option<jiff::Timestamp>,
+}
+
 /// The handle; clones share the thread, which ends when [`EmbeddedQueue::stop`] is called or the last clone is dropped.
 #[derive(Clone)]
 pub struct EmbeddedQueue {
     commands: commands::Sender<Command>,
     waiting: Arc<AtomicUsize>,
+}
+
+/// A dead letter of another queue, to be kept in this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buried {
+    pub tenant: TenantId,
+    pub lane: Lane,
+    /// The code of [`super::Why`] that it died with.
+    pub why: String,
+    pub attempt: u32,
+    /// What [`crate::message::write()`] wrote, or [`crate::message::Remains`].
+    pub body: Vec<u8>,
 }
 
 /// Ends when the queue's thread ends: `Ok` after a stop, an error when the file is damaged.
@@ -106,7 +130,11 @@ impl EmbeddedQueue {
         let window_minutes = i64::try_from(config.dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
         let open = || {
             let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
-            let limits = Limits { messages_max: config.messages_max, tenants: config.tenants as u64 };
+            let limits = Limits {
+                messages_max: config.messages_max,
+                bytes_max: config.bytes_max,
+                tenants: config.tenants as u64,
+            };
             Engine::open(&path, dedupe, limits, clock.now_ms())
         };
         let opened = if salvage::is_marked(&path) { Err(None) } else { open().map_err(Some) };
@@ -156,9 +184,21 @@ impl EmbeddedQueue {
         Ok((Self { commands: sender, waiting }, QueueThread { ended }))
     }
 
+    /// What the messages that wait take, and how old the oldest is.
+    pub async fn usage(&self) -> Result<Usage, QueueError> {
+        self.ask(|reply| Command::Usage { reply }).await
+    }
+
     /// Ends the thread after what was sent before it.
     pub fn stop(&self) {
         self.send(Command::Stop).ok();
+    }
+
+    /// Keeps dead letters of another queue, even where no more messages may wait. Returns when all are durable; on an
+    /// error none is. One that is buried twice is kept twice.
+    pub async fn bury(&self, dead: &[Buried]) -> Result<(), QueueError> {
+        let dead = dead.to_vec();
+        self.ask(|reply| Command::Bury { dead, reply }).await
     }
 
     fn send(&self, command: Command) -> Result<(), QueueError> {

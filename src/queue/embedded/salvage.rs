@@ -1,5 +1,6 @@
 //! A damaged queue file: set aside, its readable rows carried over into a new one.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -7,7 +8,8 @@ use rusqlite::{Connection, Row};
 
 use super::body::StoredBody;
 use super::store::{Log, Store, StoredMessage, key_range};
-use crate::message;
+use crate::message::{self, Remains};
+use crate::model::{Lane, TenantId};
 use crate::queue::Why;
 use crate::sqlite::{self, beside};
 
@@ -62,15 +64,22 @@ struct Salvaged {
     attempt: u32,
     body: StoredBody,
     why: Option<String>,
+    /// Of a dead letter.
+    lane_id: Option<i64>,
 }
 
 fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Counts> {
     sqlite::remove(fresh)?;
     let store = Store::open(fresh)?;
     let mut counts = Counts::default();
-    let mut lanes = std::collections::HashMap::new();
+    let mut lanes = HashMap::new();
     store.begin()?;
     let db = Connection::open(damaged).context("cannot open the damaged queue file")?;
+    let named = match named_lanes(&db) {
+        Err(error) if is_passing(&error) => return Err(error).context("cannot read the damaged queue file now"),
+        // A message says itself whose it is; only remains are lost with the names.
+        named => named.unwrap_or_default(),
+    };
     {
         for table in ["messages", "delayed", "dead"] {
             scan(&db, table, &mut |row| {
@@ -78,12 +87,10 @@ fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Count
                     counts.unreadable += 1;
                     return Ok(());
                 };
-                let event = message::read(&salvaged.body.bytes).ok().filter(|_| salvaged.body.is_intact());
-                let Some(event) = event else {
+                let Some(lane) = home(&salvaged, &named) else {
                     counts.unreadable += 1;
                     return Ok(());
                 };
-                let lane = (event.tenant.clone(), event.reason.lane());
                 if !lanes.contains_key(&lane) {
                     let lane_id = store.add_lane(&lane.0, lane.1)?;
                     lanes.insert(lane.clone(), (lane_id, 0_u64));
@@ -110,13 +117,41 @@ fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Count
     Ok(counts)
 }
 
+type Lanes = HashMap<i64, (TenantId, Lane)>;
+
+fn named_lanes(db: &Connection) -> rusqlite::Result<Lanes> {
+    let mut statement = db.prepare("SELECT lane_id, tenant, lane FROM lanes")?;
+    let mut rows = statement.query([])?;
+    let mut named = Lanes::new();
+    while let Some(row) = rows.next()? {
+        let (tenant, name): (String, String) = (row.get(1)?, row.get(2)?);
+        let lane = Lane::ALL.into_iter().find(|lane| lane.as_str() == name);
+        if let (Ok(tenant), Some(lane)) = (TenantId::parse(&tenant), lane) {
+            named.insert(row.get(0)?, (tenant, lane));
+        }
+    }
+    Ok(named)
+}
+
+/// Where a row belongs: a message says it itself, remains are where they were. `None` for a row that is neither.
+fn home(salvaged: &Salvaged, named: &Lanes) -> Option<(TenantId, Lane)> {
+    if !salvaged.body.is_intact() {
+        return None;
+    }
+    match message::read(&salvaged.body.bytes) {
+        Ok(event) => Some((event.tenant, event.reason.lane())),
+        Err(_) => Remains::read(&salvaged.body.bytes).and(salvaged.lane_id).and_then(|id| named.get(&id).cloned()),
+    }
+}
+
 type Visit<'a> = dyn FnMut(Result<Salvaged, ()>) -> anyhow::Result<()> + 'a;
 
 /// Reads a table in key order; where a page cannot be read, steps over ever wider stretches of keys.
 fn scan(db: &Connection, table: &str, visit: &mut Visit<'_>) -> anyhow::Result<()> {
     let (key, why) = if table == "messages" { ("key", "NULL") } else { ("id", "NULL") };
-    let why = if table == "dead" { "why" } else { why };
-    let sql = format!("SELECT {key}, attempt, body, sum, {why} FROM {table} WHERE {key} >= ?1 ORDER BY {key}");
+    let (why, lane_id) = if table == "dead" { ("why", "lane_id") } else { (why, "NULL") };
+    let sql =
+        format!("SELECT {key}, attempt, body, sum, {why}, {lane_id} FROM {table} WHERE {key} >= ?1 ORDER BY {key}");
     let mut from = 0_i64;
     let mut skip = 1_i64;
     while skip <= SKIP_MAX {
@@ -187,5 +222,5 @@ fn salvaged(row: &Row<'_>) -> rusqlite::Result<(i64, Salvaged)> {
     let body = StoredBody { bytes: row.get(2)?, sum: row.get(3)? };
     let why: Option<String> = row.get(4)?;
     let why = why.filter(|why| Why::ALL.iter().any(|known| known.as_str() == why));
-    Ok((row.get(0)?, Salvaged { attempt: row.get(1)?, body, why }))
+    Ok((row.get(0)?, Salvaged { attempt: row.get(1)?, body, why, lane_id: row.get(5)? }))
 }

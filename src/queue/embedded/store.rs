@@ -13,7 +13,7 @@ use crate::model::{Lane, TenantId};
 use crate::sqlite::{self, Format};
 
 /// The id says "Solo", so that another program's SQLite file is never taken for a queue.
-const FORMAT: Format = Format { name: "queue file", application_id: 0x536f_6c6f, version: 1, schema: SCHEMA };
+const FORMAT: Format = Format { name: "queue file", application_id: 0x536f_6c6f, schema: SCHEMA, migrations: &[] };
 /// SQLite's page cache for the queue.
 const PAGE_CACHE_KIB: i32 = 8 * 1024;
 /// A lane's keys are `lane << LANE_SHIFT` to the next lane's.
@@ -301,6 +301,13 @@ impl Store {
             each(row.get(0)?, row.get(1)?, &mut keys.as_chunks::<8>().0.iter().map(|key| u64::from_be_bytes(*key)));
         }
         Ok(())
+    }
+
+    /// Bytes of the file that rows take.
+    pub(super) fn used_bytes(&self) -> Sql<u64> {
+        let pragma =
+            |name: &str| self.db.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get::<_, u64>(0));
+        Ok((pragma("page_count")?.saturating_sub(pragma("freelist_count")?)).saturating_mul(pragma("page_size")?))
     }
 
     pub(super) fn forget(&self, up_to_row: i64) -> Sql<()> {

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 use soloist::clock::Clock;
+use soloist::message::{Remains, Unreadable};
 use soloist::model::{Lane, TenantId};
-use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue, QueueThread};
+use soloist::queue::embedded::{Buried, EmbeddedConfig, EmbeddedQueue, QueueThread};
 use soloist::queue::{Queue as _, Settlement, Why};
 
 use super::Soloist;
@@ -66,6 +67,22 @@ async fn all_dead_letters_are_dropped_however_many_there_are() {
     let dropped = soloist.done(&["dead-letters", "drop", "--all", "--yes"]).await;
     assert_eq!(dropped, format!("deleted {DEAD} dead letters\n"));
     assert_eq!(soloist.done(&["dead-letters", "ls", "--json"]).await, "");
+}
+
+#[tokio::test]
+async fn what_was_wrong_with_an_unreadable_message_is_told() {
+    let soloist = Soloist::for_api("http://127.0.0.1:9");
+    let (queue, thread) = open(&soloist);
+    let body = Remains::of(b"rubbish", &Unreadable::MediaType).write();
+    let (tenant, why) = (TenantId::default_tenant(), Why::MediaType.as_str().to_owned());
+    queue.bury(&[Buried { tenant, lane: Lane::Logins, why, attempt: 1, body }]).await.unwrap();
+    queue.stop();
+    soon("the queue to stop", thread.ended()).await.unwrap();
+
+    let listed = soloist.done(&["dead-letters", "ls"]).await;
+    assert!(listed.contains("media_type") && listed.contains("(its content type is neither"), "{listed}");
+    let shown = soloist.done(&["dead-letters", "show", "1"]).await;
+    assert!(shown.contains("neither application/json nor") && shown.contains("body_bytes    7"), "{shown}");
 }
 
 #[tokio::test]

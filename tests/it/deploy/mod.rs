@@ -9,7 +9,6 @@ mod units;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize as _;
 use serde_json::Value;
 use soloist::config::{Config, ConfigSources};
 
@@ -27,16 +26,7 @@ fn text(path: &str) -> String {
 
 /// The documents of a YAML file, its merge keys applied.
 fn yaml(path: &str) -> Vec<Value> {
-    let documents = text(path);
-    let read = |document| {
-        let mut value = serde_yaml_ng::Value::deserialize(document).unwrap_or_else(|error| panic!("{path}: {error}"));
-        // Once a level: what is merged in may have a merge key of its own.
-        for _level in 0..4 {
-            value.apply_merge().unwrap();
-        }
-        serde_json::to_value(value).unwrap()
-    };
-    serde_yaml_ng::Deserializer::from_str(&documents).map(read).collect()
+    serde_saphyr::from_multiple(&text(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -1,8 +1,9 @@
 //! The engine's reading half: handing out messages, subscriptions, counts and dead letters.
 
 use super::{Batch, Command, DEAD_BATCH, Engine, Held, LaneState, Subscriber, fail_if_damaged, unavailable};
-use crate::message;
+use crate::message::{self, Remains};
 use crate::model::LoginEvent;
+use crate::queue::embedded::Usage;
 use crate::queue::embedded::body::StoredBody;
 use crate::queue::embedded::store::{StoredDead, StoredMessage, key_range};
 use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, QueueError, Selection, Why};
@@ -94,7 +95,7 @@ impl Engine {
         self.store.begin()?;
         self.remove(lane_id, row.key, &mut batch);
         let buried = self
-            .bury(lane_id, why, row.attempt, &row.body, now_ms)
+            .bury(lane_id, why.as_str(), row.attempt, &row.body, now_ms)
             .map_err(anyhow::Error::new)
             .and_then(|()| self.finish(&mut batch, now_ms));
         if buried.is_err() {
@@ -135,6 +136,7 @@ impl Engine {
                     drop(reply.send(Ok(())));
                 }
             }
+            Command::Usage { reply } => drop(reply.send(Ok(self.usage()))),
             Command::Stats { reply } => drop(reply.send(Ok(self.stats()))),
             Command::ListDead { selection, after, limit, reply } => {
                 let chosen = self.select_dead(&selection, after, limit.min(DEAD_BATCH));
@@ -144,6 +146,7 @@ impl Engine {
                 drop(reply.send(answer));
             }
             Command::Publish { .. }
+            | Command::Bury { .. }
             | Command::Settle { .. }
             | Command::Redrive { .. }
             | Command::DropDead { .. }
@@ -178,6 +181,13 @@ impl Engine {
             .collect()
     }
 
+    fn usage(&self) -> Usage {
+        let messages = self.lanes.values().map(|lane| lane.ready + lane.delayed).sum();
+        let oldest = self.lanes.iter().filter(|(_, lane)| lane.ready > 0);
+        let oldest_accepted_at = oldest.filter_map(|(&lane_id, lane)| self.oldest(lane_id, lane)).min();
+        Usage { bytes: self.store.used_bytes().unwrap_or(0), messages, oldest_accepted_at }
+    }
+
     fn oldest(&self, lane_id: i64, lane: &LaneState) -> Option<Timestamp> {
         let first = lane.returned.first().copied().unwrap_or(lane.cursor);
         let rows = self.store.messages(first, key_range(lane_id).end, 1).ok()?;
@@ -207,6 +217,12 @@ impl Engine {
 
     fn dead_letter(&self, dead: StoredDead) -> Option<DeadLetter> {
         let lane = self.lanes.get(&dead.lane_id)?;
+        let event = read_row(&dead.body).ok();
+        let remains = if event.is_none() { Remains::read(&dead.body.bytes) } else { None };
+        let (body_bytes, body_sha256, problem) = match remains {
+            Some(remains) => (remains.bytes, remains.sha256, Some(remains.problem)),
+            None => (dead.body.bytes.len(), Sha256::digest(&dead.body.bytes).into(), None),
+        };
         Some(DeadLetter {
             id: dead.id.unsigned_abs(),
             tenant: lane.tenant.clone(),
@@ -214,9 +230,10 @@ impl Engine {
             why: dead.why,
             attempt: dead.attempt,
             died_at: Timestamp::from_millisecond(dead.died_at_ms).unwrap_or(Timestamp::UNIX_EPOCH),
-            event: read_row(&dead.body).ok(),
-            body_bytes: dead.body.bytes.len(),
-            body_sha256: Sha256::digest(&dead.body.bytes).into(),
+            event,
+            body_bytes,
+            body_sha256,
+            problem,
         })
     }
 }
@@ -225,5 +242,5 @@ pub(super) fn read_row(body: &StoredBody) -> Result<LoginEvent, Why> {
     if !body.is_intact() {
         return Err(Why::Damaged);
     }
-    message::read(&body.bytes).map_err(|_unreadable| Why::Unreadable)
+    message::read(&body.bytes).map_err(|unreadable| Why::from(&unreadable))
 }

@@ -8,6 +8,8 @@ use crate::queue::QueueError;
 #[derive(Clone, Copy)]
 pub(in crate::queue::embedded) struct Limits {
     pub(in crate::queue::embedded) messages_max: u64,
+    /// Of the disk. Rows that are gone leave room in the file, which counts as free.
+    pub(in crate::queue::embedded) bytes_max: Option<u64>,
     /// How many tenants share it; at least 1.
     pub(in crate::queue::embedded) tenants: u64,
 }
@@ -15,15 +17,24 @@ pub(in crate::queue::embedded) struct Limits {
 impl Engine {
     /// Whether one more event would be taken, found out with a scratch row.
     pub(super) fn check(&self) -> Attempted<()> {
-        if self.waiting(None) >= self.limits.messages_max {
-            return Ok(Err(QueueError::Full { messages_max: self.limits.messages_max }));
+        let Limits { messages_max, bytes_max, .. } = self.limits;
+        if self.waiting(None) >= messages_max {
+            return Ok(Err(QueueError::Full { messages_max }));
+        }
+        if bytes_max.is_some_and(|bytes_max| self.store.used_bytes().is_ok_and(|used| used >= bytes_max)) {
+            return Ok(Err(QueueError::FullBytes { bytes_max: bytes_max.unwrap_or_default() }));
         }
         self.store.scratch().map(Ok)
     }
 
     /// The refusal of a publish that would go over the limit, or over its tenants' shares of it.
     pub(super) fn has_no_room_for(&self, events: &[Incoming]) -> Option<QueueError> {
-        let Limits { messages_max, tenants } = self.limits;
+        let Limits { messages_max, bytes_max, tenants } = self.limits;
+        if let Some(bytes_max) = bytes_max
+            && self.store.used_bytes().is_ok_and(|used| used >= bytes_max)
+        {
+            return Some(QueueError::FullBytes { bytes_max });
+        }
         if self.waiting(None) + events.len() as u64 > messages_max {
             return Some(QueueError::Full { messages_max });
         }

@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::limits::Limits;
 use super::body::StoredBody;
-use super::dedupe::Dedupe;
 use super::store::{Log, Store, StoredMessage, key_range};
+use super::{Buried, Usage};
 use crate::model::{Lane, LoginEvent, TenantId};
+use crate::queue::dedupe::Dedupe;
 use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, Published, QueueError, Selection, Settlement, Via};
 use crate::sqlite;
 
@@ -46,7 +47,9 @@ pub(super) enum Command {
     Close { epoch: u64, reply: Option<Reply<()>> },
     Check { reply: Reply<()> },
     Stats { reply: Reply<Vec<LaneStats>> },
+    Usage { reply: Reply<Usage> },
     ListDead { selection: Selection, after: u64, limit: usize, reply: Reply<Vec<DeadLetter>> },
+    Bury { dead: Vec<Buried>, reply: Reply<()> },
     Redrive { selection: Selection, reply: Reply<u64> },
     DropDead { selection: Selection, reply: Reply<u64> },
     Stop,
@@ -58,6 +61,7 @@ impl Command {
         match self {
             Self::Publish { events, .. } => events.len(),
             Self::Settle { settlements, .. } => settlements.len(),
+            Self::Bury { dead, .. } => dead.len(),
             _ => 1,
         }
     }
@@ -173,6 +177,10 @@ impl Engine {
                 Command::Settle { epoch, settlements, reply } => {
                     let settled = result.is_ok().then(|| self.settle(epoch, &settlements, &mut batch, now_ms));
                     settle_answer(&mut batch, &mut result, settled, reply);
+                }
+                Command::Bury { dead, reply } => {
+                    let buried = result.is_ok().then(|| self.bury_all(dead, now_ms));
+                    settle_answer(&mut batch, &mut result, buried, reply);
                 }
                 Command::Redrive { selection, reply } => {
                     let redriven = result.is_ok().then(|| self.redrive(&selection, &mut batch));

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::{Attempted, Batch, DEAD_BATCH, Engine, Held, deliver};
 use crate::model::{LoginEvent, Reason};
+use crate::queue::embedded::Buried;
 use crate::queue::embedded::body::StoredBody;
-use crate::queue::{DeliveryTag, Next, QueueError, Selection, Settlement, Why};
+use crate::queue::{DeliveryTag, Next, QueueError, Selection, Settlement};
 
 impl Engine {
     pub(super) fn settle(
@@ -60,7 +61,7 @@ impl Engine {
             }
             Settlement::DeadLetter { why } => {
                 let body = StoredBody::of(&held.event);
-                self.bury(lane_id, why, held.attempt, &body, now_ms)
+                self.bury(lane_id, why.as_str(), held.attempt, &body, now_ms)
             }
         }
     }
@@ -68,14 +69,23 @@ impl Engine {
     pub(super) fn bury(
         &mut self,
         lane_id: i64,
-        why: Why,
+        why: &str,
         attempt: u32,
         body: &StoredBody,
         now_ms: i64,
     ) -> rusqlite::Result<()> {
-        self.store.bury(lane_id, why.as_str(), attempt, now_ms, body)?;
+        self.store.bury(lane_id, why, attempt, now_ms, body)?;
         *self.dead.entry(lane_id).or_default() += 1;
         Ok(())
+    }
+
+    /// They come from elsewhere and are dead already, so no limit of what may wait keeps them out.
+    pub(super) fn bury_all(&mut self, dead: Vec<Buried>, now_ms: i64) -> Attempted<()> {
+        for Buried { tenant, lane, why, attempt, body } in dead {
+            let lane_id = self.lane_id(&tenant, lane)?;
+            self.bury(lane_id, &why, attempt, &StoredBody::of_bytes(body), now_ms)?;
+        }
+        Ok(Ok(()))
     }
 
     pub(super) fn redrive(&mut self, selection: &Selection, batch: &mut Batch) -> Attempted<u64> {

@@ -1,7 +1,4 @@
-//! Evidence: what was decided about whom, and what came of it. Losing it loses history, never safety.
-//!
-//! One SQLite file, written by one thread that commits what has gathered. It holds session ids, device words and
-//! times; no token, no e-mail address, no IP address.
+//! The ledger of this machine: one SQLite file, written by one thread that commits what has gathered.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc as commands;
@@ -11,16 +8,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
-use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::record::{self, BadRecord, Record, StoredIntent, StoredOutcome};
+use super::{Intent, IntentId, Ledger, LedgerError, Outcome};
 use crate::clock::Clock;
-use crate::model::{Reason, SessionId, TenantId, UserId};
-use crate::policy::{Decision, ReasonCode};
+use crate::model::{TenantId, UserId};
 use crate::sqlite::{self, Format};
 
-const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, version: 1, schema: SCHEMA };
+const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[RECORDS] };
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
@@ -43,70 +40,14 @@ CREATE TABLE decisions (
 CREATE INDEX decisions_of_user ON decisions (tenant, uid, id);
 ";
 
-/// Names a recorded decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IntentId(i64);
-
-/// What is about to be done, and on what grounds.
-#[derive(Clone, Debug)]
-pub struct Intent {
-    pub tenant: TenantId,
-    pub user: UserId,
-    pub looked: Reason,
-    pub decision: Decision,
-    /// False where the decision is only recorded: observe mode, outside the canary, a dry run.
-    pub executed: bool,
-}
-
-/// What came of one session that was to be ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
-    Revoked,
-    AlreadyGone,
-    Failed,
-}
-
-/// The end of one session of an intent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Outcome {
-    #[serde(serialize_with = "as_text")]
-    pub session: SessionId,
-    pub ended: Ended,
-    #[serde(serialize_with = "as_code")]
-    pub reason: Option<ReasonCode>,
-}
-
-fn as_text<S: serde::Serializer>(id: &SessionId, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(id)
-}
-
-#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
-fn as_code<S: serde::Serializer>(code: &Option<ReasonCode>, to: S) -> Result<S::Ok, S::Error> {
-    code.map(ReasonCode::as_str).serialize(to)
-}
-
-/// The evidence cannot be kept now.
-#[derive(Debug, thiserror::Error)]
-#[error("the ledger is unavailable")]
-pub struct LedgerError(#[source] anyhow::Error);
-
-#[async_trait]
-pub trait Ledger: Send + Sync {
-    /// Returns only when the intent is durable.
-    async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError>;
-
-    /// Closes an intent with what came of it.
-    async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError>;
-
-    /// The last decisions about a user, newest first, as JSON objects.
-    async fn recent(
-        &self,
-        tenant: &TenantId,
-        user: &UserId,
-        limit: usize,
-    ) -> Result<Vec<serde_json::Value>, LedgerError>;
-}
+/// Records of other machines come late and twice: they have an id, and their place is by time. Decisions made here have
+/// no id, so that they pay for no index of random ids.
+const RECORDS: &str = "
+ALTER TABLE decisions ADD COLUMN record_id TEXT;
+CREATE UNIQUE INDEX decisions_of_record ON decisions (record_id) WHERE record_id IS NOT NULL;
+DROP INDEX decisions_of_user;
+CREATE INDEX decisions_of_user ON decisions (tenant, uid, decided_at_ms);
+";
 
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 
@@ -115,7 +56,8 @@ type Answer = Box<dyn FnOnce(Option<&str>)>;
 
 enum Command {
     Intend { intent: Box<Intent>, reply: Reply<IntentId> },
-    Outcome { intent: IntentId, outcomes: String, reply: Reply<()> },
+    Outcome { row: i64, outcomes: String, reply: Reply<()> },
+    Record { records: Vec<Record>, reply: Reply<()> },
     Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
     Stop,
 }
@@ -161,6 +103,20 @@ impl SqliteLedger {
         Ok((Self { commands: sender }, LedgerThread { ended }))
     }
 
+    /// Takes in what other machines sent, in one transaction: each record once, however often and in whatever order they
+    /// come. The answers are in the order of the records; one that cannot be read keeps no other out.
+    ///
+    /// # Errors
+    /// The file cannot be written: then the records are to be delivered again, which harms nothing.
+    pub async fn record(&self, records: &[Vec<u8>]) -> Result<Vec<Result<(), BadRecord>>, LedgerError> {
+        let mut good = Vec::with_capacity(records.len());
+        let answers = records.iter().map(|raw| record::read(raw).map(|record| good.push(record))).collect();
+        if !good.is_empty() {
+            self.ask(|reply| Command::Record { records: good, reply }).await?;
+        }
+        Ok(answers)
+    }
+
     /// Ends the thread after what was sent to it before.
     pub fn stop(&self) {
         self.commands.send(Command::Stop).ok();
@@ -184,8 +140,11 @@ impl Ledger for SqliteLedger {
     }
 
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
+        let IntentId::Row(row) = intent else {
+            return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));
+        };
         let outcomes = serde_json::to_string(outcomes).map_err(|error| LedgerError(error.into()))?;
-        self.ask(|reply| Command::Outcome { intent, outcomes, reply }).await
+        self.ask(|reply| Command::Outcome { row, outcomes, reply }).await
     }
 
     async fn recent(
@@ -272,13 +231,17 @@ impl Writer {
                 let answer = match command {
                     Command::Intend { intent, reply } => {
                         let id = intend(&transaction, &intent, now_ms, keep);
-                        after_commit(id.map(IntentId), reply, &mut damage)
+                        after_commit(id.map(IntentId::Row), reply, &mut damage)
                     }
-                    Command::Outcome { intent, outcomes, reply } => {
+                    Command::Outcome { row, outcomes, reply } => {
                         let closed = transaction
                             .prepare_cached("UPDATE decisions SET outcomes = ?2, closed_at_ms = ?3 WHERE id = ?1")
-                            .and_then(|mut update| update.execute(params![intent.0, outcomes, now_ms]));
+                            .and_then(|mut update| update.execute(params![row, outcomes, now_ms]));
                         after_commit(closed.map(drop), reply, &mut damage)
+                    }
+                    Command::Record { records, reply } => {
+                        let kept = records.iter().try_for_each(|record| take_in(&transaction, record, keep));
+                        after_commit(kept, reply, &mut damage)
                     }
                     Command::Recent { tenant, user, limit, reply } => {
                         after_commit(recent(&transaction, &tenant, &user, limit), reply, &mut damage)
@@ -334,16 +297,47 @@ fn intend(db: &Connection, intent: &Intent, now_ms: i64, keep: i64) -> rusqlite:
         decision
     ])?;
     let id = db.last_insert_rowid();
-    if id % TRIM_EVERY == 0 {
-        db.execute("DELETE FROM decisions WHERE id <= ?1", [id.saturating_sub(keep)])?;
-    }
+    trim(db, id, keep)?;
     Ok(id)
+}
+
+fn trim(db: &Connection, newest: i64, keep: i64) -> rusqlite::Result<()> {
+    if newest % TRIM_EVERY == 0 {
+        db.execute("DELETE FROM decisions WHERE id <= ?1", [newest.saturating_sub(keep)])?;
+    }
+    Ok(())
+}
+
+/// Whichever half of a record comes first makes the row, the other one fills it up, and a repeated one changes nothing.
+fn take_in(db: &Connection, record: &Record, keep: i64) -> rusqlite::Result<()> {
+    match record {
+        Record::Intent(StoredIntent { id, tenant, user, looked, executed, decided_at_ms, decision }) => db
+            .prepare_cached(
+                "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision, record_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (record_id) WHERE record_id IS NOT NULL
+                 DO UPDATE SET decided_at_ms = ?1, looked = ?4, executed = ?5, decision = ?6
+                 WHERE decisions.decision = 'null'",
+            )?
+            .execute(params![decided_at_ms, tenant.as_str(), user.as_str(), looked, executed, decision, id])?,
+        // Without its intent it is shown as an unknown decision: what was ended is known all the same.
+        Record::Outcome(StoredOutcome { id, tenant, user, closed_at_ms, outcomes }) => db
+            .prepare_cached(
+                "INSERT INTO decisions
+                 (decided_at_ms, tenant, uid, looked, executed, decision, outcomes, closed_at_ms, record_id)
+                 VALUES (?1, ?2, ?3, 'unknown', TRUE, 'null', ?4, ?1, ?5)
+                 ON CONFLICT (record_id) WHERE record_id IS NOT NULL
+                 DO UPDATE SET outcomes = ?4, closed_at_ms = ?1 WHERE decisions.outcomes IS NULL",
+            )?
+            .execute(params![closed_at_ms, tenant.as_str(), user.as_str(), outcomes, id])?,
+    };
+    trim(db, db.last_insert_rowid(), keep)
 }
 
 fn recent(db: &Connection, tenant: &TenantId, user: &UserId, limit: usize) -> rusqlite::Result<Vec<serde_json::Value>> {
     db.prepare_cached(
         "SELECT decided_at_ms, looked, executed, decision, outcomes FROM decisions
-         WHERE tenant = ?1 AND uid = ?2 ORDER BY id DESC LIMIT ?3",
+         WHERE tenant = ?1 AND uid = ?2 ORDER BY decided_at_ms DESC, id DESC LIMIT ?3",
     )?
     .query_map(params![tenant.as_str(), user.as_str(), limit], |row| {
         let json = |text: Option<String>| text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::model::LoginEvent;
 
 /// SHA-256 over tenant, user, event id and time, cut to 64 bits.
-pub(super) fn key(event: &LoginEvent) -> u64 {
+pub(in crate::queue) fn key(event: &LoginEvent) -> u64 {
     let mut hash = Sha256::new();
     for part in [event.tenant.as_str(), event.user.as_str(), event.id.as_str()] {
         hash.update(part.as_bytes());
@@ -49,7 +49,7 @@ struct Group {
 const GROUPS_AT_LIMIT: usize = 16;
 
 /// The set in memory, about 27 bytes a key; the `seen` table has the same keys in the same order.
-pub(super) struct Dedupe {
+pub(in crate::queue) struct Dedupe {
     known: HashSet<u64, BuildHasherDefault<Itself>>,
     in_order: VecDeque<u64>,
     groups: VecDeque<Group>,
@@ -58,23 +58,23 @@ pub(super) struct Dedupe {
 }
 
 impl Dedupe {
-    pub(super) fn new(keys_max: usize, window_minutes: i64) -> Self {
+    pub(in crate::queue) fn new(keys_max: usize, window_minutes: i64) -> Self {
         Self { known: HashSet::default(), in_order: VecDeque::new(), groups: VecDeque::new(), keys_max, window_minutes }
     }
 
     /// Makes room at once, so that no half-full table is left behind on the way up.
-    pub(super) fn reserve(&mut self, keys: usize) {
+    pub(in crate::queue) fn reserve(&mut self, keys: usize) {
         let keys = keys.min(self.keys_max);
         self.known.reserve(keys);
         self.in_order.reserve(keys);
     }
 
-    pub(super) fn contains(&self, key: u64) -> bool {
+    pub(in crate::queue) fn contains(&self, key: u64) -> bool {
         self.known.contains(&key)
     }
 
     /// Remembers keys that were stored in row `row` at minute `minute`. Keys known already are passed over.
-    pub(super) fn insert(&mut self, row: i64, minute: i64, keys: impl Iterator<Item = u64>) {
+    pub(in crate::queue) fn insert(&mut self, row: i64, minute: i64, keys: impl Iterator<Item = u64>) {
         let mut added = 0;
         for key in keys {
             if self.known.insert(key) {
@@ -92,7 +92,7 @@ impl Dedupe {
     }
 
     /// Forgets what is older than the window or over the limit; returns the last row that is no longer needed.
-    pub(super) fn expire(&mut self, now_minute: i64) -> Option<i64> {
+    pub(in crate::queue) fn expire(&mut self, now_minute: i64) -> Option<i64> {
         let mut last_row = None;
         while let Some(oldest) = self.groups.front() {
             let too_old = oldest.minute < now_minute - self.window_minutes;

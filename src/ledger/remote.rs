@@ -1,0 +1,88 @@
+//! The ledger of a process that keeps none: each record goes to where the control process takes it from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{Intent, IntentId, Ledger, LedgerError, Outcome, record};
+use crate::clock::Clock;
+use crate::model::{TenantId, UserId};
+use crate::telemetry::Metrics;
+
+/// How long a record may take to be durable elsewhere. One that is late may still get there, which is harmless.
+const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Takes records to the control process.
+#[async_trait]
+pub trait Courier: Send + Sync {
+    /// Returns only when the record is durable elsewhere. It may then arrive more than once, and in any order.
+    async fn deliver(&self, tenant: &TenantId, record: Vec<u8>) -> anyhow::Result<()>;
+}
+
+/// Sends what [`SqliteLedger::record`](super::SqliteLedger::record) takes in.
+pub struct RemoteLedger {
+    courier: Arc<dyn Courier>,
+    required: bool,
+    clock: Clock,
+    metrics: Metrics,
+    /// So that the log tells of an outage once.
+    losing: AtomicBool,
+}
+
+impl RemoteLedger {
+    /// With `required` a record that cannot be delivered is an error, so that nobody is ended; otherwise it is counted
+    /// and its history is lost.
+    pub fn new(courier: Arc<dyn Courier>, required: bool, clock: Clock, metrics: Metrics) -> Self {
+        Self { courier, required, clock, metrics, losing: AtomicBool::new(false) }
+    }
+
+    async fn send(&self, tenant: &TenantId, record: serde_json::Result<Vec<u8>>) -> Result<(), LedgerError> {
+        let delivered = match record {
+            Err(error) => Err(error.into()),
+            Ok(record) => timeout(DELIVER_TIMEOUT, self.courier.deliver(tenant, record))
+                .await
+                .unwrap_or_else(|_late| Err(anyhow::anyhow!("no confirmation within {DELIVER_TIMEOUT:?}"))),
+        };
+        match delivered {
+            Ok(()) if self.losing.swap(false, Ordering::Relaxed) => tracing::info!("records reach the ledger again"),
+            Ok(()) => {}
+            Err(error) if self.required => return Err(LedgerError(error)),
+            Err(error) => {
+                self.metrics.ledger_lost.inc();
+                if !self.losing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(alarm = "ledger_lost", "records do not reach the ledger and are lost: {error:#}");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Ledger for RemoteLedger {
+    async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError> {
+        let id = Uuid::new_v4();
+        self.send(&intent.tenant, record::intent(id, &intent, self.clock.now())).await?;
+        Ok(IntentId::Record { id, tenant: intent.tenant, user: intent.user })
+    }
+
+    async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
+        let IntentId::Record { id, tenant, user } = intent else {
+            return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));
+        };
+        self.send(&tenant, record::outcome(id, &tenant, &user, outcomes, self.clock.now())).await
+    }
+
+    async fn recent(
+        &self,
+        _tenant: &TenantId,
+        _user: &UserId,
+        _limit: usize,
+    ) -> Result<Vec<serde_json::Value>, LedgerError> {
+        Err(LedgerError(anyhow::anyhow!("this process keeps no ledger: ask the control process")))
+    }
+}

@@ -1,0 +1,387 @@
+//! The queue of many machines: RabbitMQ quorum queues, with the embedded journal as the spool in front.
+//!
+//! An event is accepted when the broker has confirmed it, or the journal has it on its disk. What the journal took is
+//! forwarded as soon as the broker takes it.
+
+mod fleet;
+mod intake;
+mod link;
+mod probe;
+mod publisher;
+mod spool;
+mod subscription;
+pub mod topology;
+mod trouble;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::message::Delivery as Received;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::link::{Link, State, Target};
+use self::publisher::{PublishError, Publisher, PublisherTask};
+use self::spool::Drain;
+use self::subscription::{Context, RabbitSubscription};
+use self::wire::{FRESH, Writer};
+use super::dedupe::{self, Dedupe};
+use super::embedded::EmbeddedQueue;
+use super::{BrokerHealth, LaneStats, Published, Queue, QueueError, Subscription, Via};
+use crate::clock::Clock;
+use crate::config::RabbitmqConfig;
+use crate::model::{Lane, LoginEvent, Reason, TenantId};
+
+pub use self::fleet::Heartbeats;
+pub use self::probe::{Duty, probe};
+pub use self::trouble::Trouble as BrokerTrouble;
+
+/// How long a count of the broker's messages holds, so that many probes cost one.
+const COUNT_HOLDS: Duration = Duration::from_secs(1);
+/// How long counting the broker's messages may take.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the journal may go on being forwarded when the service stops.
+const LAST_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a process does with the broker besides publishing.
+#[derive(Clone, Debug, Default)]
+pub struct RabbitmqRoles {
+    /// `webhook`, `worker` and `control`, for the connection's name.
+    pub name: String,
+    /// It keeps the dead letters of all.
+    pub keeps_dead_letters: bool,
+}
+
+/// Takes the records that workers write for the ledger.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// Returns when all that can be read are durable. Taking one twice must be harmless.
+    async fn take(&self, records: Vec<Vec<u8>>) -> anyhow::Result<()>;
+}
+
+/// The handle; clones share the connections, which [`RabbitTask::run`] keeps up.
+#[derive(Clone)]
+pub struct RabbitQueue {
+    context: Context,
+    publishing: Link,
+    journal: EmbeddedQueue,
+    /// True while events go to the journal first: the broker did not confirm, and has not done so since.
+    spooling: watch::Sender<bool>,
+    dedupe: Arc<Mutex<Dedupe>>,
+    counted: Arc<Mutex<Option<(Instant, Counts)>>>,
+}
+
+/// The working half: connections, publishing, forwarding, taking in.
+pub struct RabbitTask {
+    queue: RabbitQueue,
+    publisher: PublisherTask,
+    roles: RabbitmqRoles,
+    records: Option<Arc<dyn Records>>,
+    heartbeats: Option<Arc<dyn Heartbeats>>,
+}
+
+/// What a rabbit queue is opened with.
+pub struct RabbitmqParts {
+    pub config: RabbitmqConfig,
+    pub tenants: BTreeSet<TenantId>,
+    pub roles: RabbitmqRoles,
+    pub journal: EmbeddedQueue,
+    pub dedupe_ids_max: usize,
+    pub dedupe_window: Duration,
+    pub clock: Clock,
+}
+
+impl RabbitQueue {
+    /// Connects to nothing yet: that is the task's, and a broker that is away is no error.
+    ///
+    /// # Errors
+    /// When the configuration names a URL that is none, or a file that cannot be read.
+    pub fn new(parts: RabbitmqParts) -> anyhow::Result<(Self, RabbitTask)> {
+        let RabbitmqParts { config, tenants, roles, journal, dedupe_ids_max, dedupe_window, clock } = parts;
+        let target = Target::new(&config)?;
+        let name = |what: &str| format!("soloist {} {what}", roles.name);
+        let tenants = Arc::new(tenants);
+        let link = |what: &str| Link::new(target.clone(), name(what), Arc::clone(&tenants), config.declare);
+        let publishing = link("publishing");
+        let (publisher, publisher_task) =
+            Publisher::new(publishing.clone(), config.publish_channels, config.confirm_timeout);
+        let context = Context {
+            link: link("consuming"),
+            publisher,
+            writer: Writer { user: target.user().to_owned() },
+            tenants: Arc::clone(&tenants),
+            declare: config.declare,
+            epochs: Arc::default(),
+            clock,
+        };
+        let window_minutes = i64::try_from(dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
+        let dedupe = Arc::new(Mutex::new(Dedupe::new(dedupe_ids_max, window_minutes)));
+        let queue =
+            Self { context, publishing, journal, spooling: watch::Sender::new(false), dedupe, counted: Arc::default() };
+        let task =
+            RabbitTask { queue: queue.clone(), publisher: publisher_task, roles, records: None, heartbeats: None };
+        Ok((queue, task))
+    }
+
+    /// Hands a record to the ledger of `control`; returns when the broker has confirmed it.
+    pub async fn deliver_record(&self, tenant: &TenantId, record: Vec<u8>) -> anyhow::Result<()> {
+        Ok(self.context.publisher.publish(vec![self.context.writer.record(tenant, record)]).await?)
+    }
+
+    /// Events that are not known yet, and how many are.
+    fn without_duplicates(&self, events: &[LoginEvent]) -> (Vec<LoginEvent>, usize) {
+        let dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen_here = BTreeSet::new();
+        let is_new = |event: &&LoginEvent| {
+            let key = dedupe::key(event);
+            event.reason != Reason::Login || (!dedupe.contains(key) && seen_here.insert(key))
+        };
+        let fresh: Vec<LoginEvent> = events.iter().filter(is_new).cloned().collect();
+        let duplicates = events.len() - fresh.len();
+        (fresh, duplicates)
+    }
+
+    fn remember(&self, events: &[LoginEvent]) {
+        let minute = self.context.clock.now_ms() / 60_000;
+        let keys = events.iter().filter(|event| event.reason == Reason::Login).map(dedupe::key);
+        let mut dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
+        dedupe.insert(0, minute, keys);
+        dedupe.expire(minute);
+    }
+
+    /// Sends events to the journal until the broker has confirmed one again. Said once.
+    fn begin_spooling(&self, error: &PublishError) {
+        if self.spooling.send_if_modified(|spooling| !std::mem::replace(spooling, true)) {
+            let error = anyhow::Error::new(error.clone());
+            tracing::error!(alarm = "spooling", "events go to the journal and are forwarded later: {error:#}");
+        }
+    }
+
+    fn end_spooling(&self) {
+        if self.spooling.send_if_modified(|spooling| std::mem::replace(spooling, false)) {
+            tracing::info!("events go straight to the broker again");
+        }
+    }
+
+    fn is_spooling(&self) -> bool {
+        *self.spooling.borrow()
+    }
+
+    /// Publishes to the broker, or says why it did not.
+    async fn to_broker(&self, events: &[LoginEvent]) -> Result<(), PublishError> {
+        let writer = &self.context.writer;
+        let messages = events.iter().map(|event| writer.now(event, FRESH)).collect();
+        self.context.publisher.publish(messages).await
+    }
+
+    /// Ready messages of each lane, and of the queues that all tenants share.
+    async fn count(&self) -> Option<Counts> {
+        let lock = || self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, counts)) = &*lock()
+            && at.elapsed() < COUNT_HOLDS
+        {
+            return Some(counts.clone());
+        }
+        let connection = self.publishing.usable()?;
+        let counting = async {
+            let channel = connection.create_channel().await?;
+            let mut counts = Counts::default();
+            for tenant in self.context.tenants.iter() {
+                for lane in Lane::ALL {
+                    let ready = topology::depth(&channel, &topology::queue_name(tenant, lane)).await?;
+                    counts.lanes.push((tenant.clone(), lane, ready));
+                }
+            }
+            for (delay, _) in topology::RUNGS {
+                counts.delayed += topology::depth(&channel, delay).await?;
+            }
+            counts.dead = topology::depth(&channel, topology::DEAD).await?;
+            topology::close(&channel).await;
+            Ok::<_, lapin::Error>(counts)
+        };
+        let counts = timeout(COUNT_TIMEOUT, counting).await.ok()?.ok()?;
+        *lock() = Some((Instant::now(), counts.clone()));
+        Some(counts)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Counts {
+    lanes: Vec<(TenantId, Lane, u64)>,
+    delayed: u64,
+    dead: u64,
+}
+
+#[async_trait]
+impl Queue for RabbitQueue {
+    async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError> {
+        let (fresh, duplicates) = self.without_duplicates(events);
+        let via = if self.is_spooling() { Via::Journal } else { Via::Broker };
+        if fresh.is_empty() {
+            return Ok(Published { via, duplicates });
+        }
+        if via == Via::Broker {
+            match self.to_broker(&fresh).await {
+                Ok(()) => {
+                    self.remember(&fresh);
+                    return Ok(Published { via, duplicates });
+                }
+                Err(error) if error.is_about_the_broker() => self.begin_spooling(&error),
+                Err(error) => tracing::debug!("an event goes to the journal: {error}"),
+            }
+        }
+        let spooled = self.journal.publish(&fresh).await?;
+        self.remember(&fresh);
+        Ok(Published { via: Via::Journal, duplicates: duplicates + spooled.duplicates })
+    }
+
+    async fn subscribe(
+        &self,
+        tenant: &TenantId,
+        lane: Lane,
+        prefetch: usize,
+    ) -> Result<Arc<dyn Subscription>, QueueError> {
+        Ok(Arc::new(RabbitSubscription::start(self.context.clone(), tenant.clone(), lane, prefetch)))
+    }
+
+    /// The journal alone: with it every event can be made durable, whatever the broker does.
+    async fn check(&self) -> Result<(), QueueError> {
+        self.journal.check().await
+    }
+
+    /// What waits at the broker and in the journal together; what is delayed at the broker belongs to no tenant.
+    async fn stats(&self) -> Result<Vec<LaneStats>, QueueError> {
+        let mut stats = self.journal.stats().await?;
+        let Some(counts) = self.count().await else { return Ok(stats) };
+        for (tenant, lane, ready) in counts.lanes {
+            match stats.iter_mut().find(|known| known.tenant == tenant && known.lane == lane) {
+                Some(known) => known.ready += ready,
+                None => stats.push(LaneStats {
+                    tenant,
+                    lane,
+                    ready,
+                    unsettled: None,
+                    delayed: None,
+                    dead: None,
+                    oldest_accepted_at: None,
+                }),
+            }
+        }
+        Ok(stats)
+    }
+
+    async fn broker(&self) -> Option<BrokerHealth> {
+        let (up, blocked, trouble) = match self.publishing.state() {
+            State::Up(up) => (true, up.blocked, None),
+            State::Down(trouble) => (false, false, Some(trouble.to_string())),
+        };
+        let counts = self.count().await;
+        let journal = self.journal.usage().await.unwrap_or_default();
+        Some(BrokerHealth {
+            up,
+            blocked,
+            spooling: self.is_spooling(),
+            trouble,
+            spool_bytes: journal.bytes,
+            spool_messages: journal.messages,
+            spool_oldest_accepted_at: journal.oldest_accepted_at,
+            delayed: counts.as_ref().map(|counts| counts.delayed),
+            dead: counts.as_ref().map(|counts| counts.dead),
+        })
+    }
+}
+
+impl RabbitTask {
+    /// Takes over what workers write for the ledger.
+    pub fn take_records(&mut self, records: Arc<dyn Records>) {
+        self.records = Some(records);
+    }
+
+    /// Sends and hears heartbeats of the fleet.
+    pub fn join_fleet(&mut self, heartbeats: Arc<dyn Heartbeats>) {
+        self.heartbeats = Some(heartbeats);
+    }
+
+    /// Works until `stop`; then forwards what the journal holds while the broker takes it, and closes the connections.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let late = CancellationToken::new();
+        let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let Self { queue, publisher, roles, records, heartbeats } = self;
+        parts.spawn(queue.publishing.clone().run(late.clone()));
+        parts.spawn(queue.context.link.clone().run(late.clone()));
+        parts.spawn(publisher.run(late.clone()));
+        for tenant in queue.context.tenants.iter() {
+            for lane in Lane::ALL {
+                let drain = Drain { queue: queue.clone(), tenant: tenant.clone(), lane };
+                parts.spawn(drain.run(late.clone()));
+            }
+        }
+        parts.spawn(spool::watch(queue.clone(), late.clone()));
+        if roles.keeps_dead_letters {
+            let store = DeadStore { journal: queue.journal.clone(), clock: queue.context.clock };
+            parts.spawn(take_in(queue.context.link.clone(), topology::DEAD, store, stop.clone()));
+        }
+        if let Some(records) = records {
+            parts.spawn(take_in(queue.context.link.clone(), topology::LEDGER, RecordStore { records }, stop.clone()));
+        }
+        if let Some(heartbeats) = heartbeats {
+            parts.spawn(fleet::run(queue.context.link.clone(), heartbeats, stop.clone()));
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = parts.join_next() => {
+                    // Parts end by themselves only after `stop`, which they may see before we do.
+                    ended??;
+                    anyhow::ensure!(stop.is_cancelled(), "a part of the broker's side ended by itself");
+                }
+            }
+        }
+        timeout(LAST_DRAIN_TIMEOUT, queue.forwarded_or_down()).await.ok();
+        late.cancel();
+        while let Some(ended) = parts.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+async fn take_in(
+    link: Link,
+    queue: &'static str,
+    store: impl intake::Store,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    intake::run(link, queue, &store, stop).await
+}
+
+/// Keeps given-up messages in the journal's table of dead letters.
+struct DeadStore {
+    journal: EmbeddedQueue,
+    clock: Clock,
+}
+
+#[async_trait]
+impl intake::Store for DeadStore {
+    async fn take(&self, received: &[Received]) -> anyhow::Result<()> {
+        let now = self.clock.now();
+        let dead: Vec<_> = received.iter().map(|received| wire::read_dead(received, now)).collect();
+        Ok(self.journal.bury(&dead).await?)
+    }
+}
+
+struct RecordStore {
+    records: Arc<dyn Records>,
+}
+
+#[async_trait]
+impl intake::Store for RecordStore {
+    async fn take(&self, received: &[Received]) -> anyhow::Result<()> {
+        self.records.take(received.iter().map(|received| received.data.clone()).collect()).await
+    }
+}

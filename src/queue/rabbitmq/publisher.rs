@@ -1,0 +1,219 @@
+//! Publishing with confirms. A batch is the unit: one task a channel publishes what has gathered, awaits all
+//! confirms, and only then answers those who wait.
+//!
+//! The client matches returned messages to confirms in the order they come, not by tag, so it may tell the wrong
+//! message that it was returned. All returns of a batch have come when its last confirm has; so they are gathered
+//! over the whole batch, and matched by message id.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::link::{Link, State};
+use super::trouble::Trouble;
+
+/// Messages that one batch takes; a request that is larger goes alone.
+pub(super) const BATCH_MAX: usize = 256;
+/// Requests that may wait for a channel.
+const REQUESTS_MAX: usize = 16_384;
+
+/// A message on its way to the broker.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    pub(super) exchange: &'static str,
+    pub(super) routing_key: String,
+    pub(super) message_id: String,
+    pub(super) body: Vec<u8>,
+    pub(super) properties: BasicProperties,
+}
+
+/// Why messages are not safe at the broker. They may be there all the same: publishing again is harmless.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum PublishError {
+    #[error("the broker cannot be reached")]
+    Down(#[source] Arc<Trouble>),
+    #[error("the broker takes no messages now")]
+    Blocked,
+    #[error("no confirm within {0:?}")]
+    Late(Duration),
+    /// No queue takes it: its tenant's queue is not declared, or was deleted.
+    #[error("no queue of the broker takes the message")]
+    Unroutable,
+    #[error("the broker refused the message: its queue is full, or has no majority")]
+    Refused,
+    #[error("publishing failed")]
+    Failed(#[source] Trouble),
+    #[error("too many messages wait to be published")]
+    TooMany,
+    #[error("publishing has stopped")]
+    Stopped,
+}
+
+impl PublishError {
+    /// Whether it says something of the broker, and not of one queue alone.
+    pub(super) fn is_about_the_broker(&self) -> bool {
+        !matches!(self, Self::Unroutable | Self::Refused)
+    }
+}
+
+struct Request {
+    messages: Vec<Outgoing>,
+    reply: oneshot::Sender<Result<(), PublishError>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Publisher {
+    requests: mpsc::Sender<Request>,
+}
+
+/// The publisher's working half, for [`PublisherTask::run`].
+pub(super) struct PublisherTask {
+    requests: mpsc::Receiver<Request>,
+    link: Link,
+    channels: usize,
+    confirm_timeout: Duration,
+}
+
+impl Publisher {
+    pub(super) fn new(link: Link, channels: usize, confirm_timeout: Duration) -> (Self, PublisherTask) {
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        (Self { requests: sender }, PublisherTask { requests, link, channels: channels.max(1), confirm_timeout })
+    }
+
+    /// Returns when every message is confirmed, and none came back; the time is limited by the confirm timeout.
+    pub(super) async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), PublishError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(Request { messages, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::TooMany,
+            mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,
+        })?;
+        answer.await.unwrap_or(Err(PublishError::Stopped))
+    }
+}
+
+impl PublisherTask {
+    /// Publishes until `stop`, on as many channels at once as are configured.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut idle: Vec<Option<Channel>> = vec![None; self.channels];
+        let mut batches: JoinSet<Option<Channel>> = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(ended) = batches.join_next() => idle.push(ended?),
+                first = self.requests.recv(), if !idle.is_empty() => {
+                    let Some(first) = first else { return Ok(()) };
+                    let batch = self.gather(first);
+                    let channel = idle.pop().flatten();
+                    let (link, confirm_timeout) = (self.link.clone(), self.confirm_timeout);
+                    batches.spawn(async move { publish_batch(&link, channel, batch, confirm_timeout).await });
+                }
+            }
+        }
+    }
+
+    fn gather(&mut self, first: Request) -> Vec<Request> {
+        let mut weight = first.messages.len();
+        let mut batch = vec![first];
+        while weight < BATCH_MAX
+            && let Ok(next) = self.requests.try_recv()
+        {
+            weight += next.messages.len();
+            batch.push(next);
+        }
+        batch
+    }
+}
+
+/// Publishes a batch and answers all of it. Returns the channel if it can be used again.
+async fn publish_batch(
+    link: &Link,
+    channel: Option<Channel>,
+    batch: Vec<Request>,
+    confirm_timeout: Duration,
+) -> Option<Channel> {
+    let result = match timeout(confirm_timeout, attempt(link, channel, &batch)).await {
+        Ok(result) => result,
+        Err(_late) => Err(PublishError::Late(confirm_timeout)),
+    };
+    match result {
+        Ok((channel, outcome)) => {
+            for request in batch {
+                let answer = outcome.of(&request);
+                // The one who asked may have gone away.
+                request.reply.send(answer).ok();
+            }
+            Some(channel)
+        }
+        Err(error) => {
+            for request in batch {
+                request.reply.send(Err(error.clone())).ok();
+            }
+            // A late confirm on a channel that is used again would be taken for another message's.
+            None
+        }
+    }
+}
+
+/// What the broker said of a whole batch.
+struct BatchOutcome {
+    returned: HashSet<String>,
+    refused: bool,
+}
+
+impl BatchOutcome {
+    fn of(&self, request: &Request) -> Result<(), PublishError> {
+        if request.messages.iter().any(|message| self.returned.contains(&message.message_id)) {
+            return Err(PublishError::Unroutable);
+        }
+        // Which message was refused is not sure either, so none of the batch counts as safe.
+        if self.refused { Err(PublishError::Refused) } else { Ok(()) }
+    }
+}
+
+async fn attempt(
+    link: &Link,
+    channel: Option<Channel>,
+    batch: &[Request],
+) -> Result<(Channel, BatchOutcome), PublishError> {
+    let connection = match link.state() {
+        State::Down(trouble) => return Err(PublishError::Down(trouble)),
+        State::Up(up) if up.blocked => return Err(PublishError::Blocked),
+        State::Up(up) => up.connection,
+    };
+    let failed = |error: lapin::Error| PublishError::Failed(error.into());
+    let channel = match channel.filter(|channel| channel.status().connected()) {
+        Some(channel) => channel,
+        None => {
+            let channel = connection.create_channel().await.map_err(failed)?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+            channel
+        }
+    };
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let mut confirms = Vec::with_capacity(batch.len());
+    for message in batch.iter().flat_map(|request| &request.messages) {
+        let (exchange, key) = (message.exchange.into(), message.routing_key.as_str().into());
+        let published = channel.basic_publish(exchange, key, options, &message.body, message.properties.clone());
+        confirms.push(published.await.map_err(failed)?);
+    }
+    let mut outcome = BatchOutcome { returned: HashSet::new(), refused: false };
+    for confirm in confirms {
+        let confirmation = confirm.await.map_err(failed)?;
+        outcome.refused |= !matches!(confirmation, Confirmation::Ack(_));
+        if let Some(message) = confirmation.take_message() {
+            let id = message.delivery.properties.message_id().as_ref().map(ToString::to_string);
+            outcome.returned.insert(id.unwrap_or_default());
+        }
+    }
+    Ok((channel, outcome))
+}
