@@ -266,13 +266,17 @@ fn the_workers_are_scaled_up_to_a_maximum_by_metrics_that_exist() {
     let [trigger]: [&Value; 1] = list(&spec["triggers"]).collect::<Vec<_>>().try_into().unwrap();
     let query = word(&trigger["metadata"]["query"]);
     assert!(query.contains(r#"soloist_queue_messages{lane="logins", state="ready"}"#), "{query}");
-    assert!(query.contains("unless on (tenant)") && query.contains("soloist_tenant_paused"), "{query}");
+    for paused in ["soloist_broker_up == 1", "unless on (tenant)", "(soloist_tenant_paused) == 1"] {
+        assert!(query.contains(paused), "{query}");
+    }
     let metrics = Metrics::new();
     metrics.announce(&TenantId::default_tenant());
     let rendered = metrics.render();
-    for series in
-        [r#"soloist_queue_messages{tenant="default",lane="logins",state="ready"}"#, "soloist_tenant_paused{tenant="]
-    {
+    for series in [
+        r#"soloist_queue_messages{tenant="default",lane="logins",state="ready"}"#,
+        "soloist_tenant_paused{tenant=",
+        "soloist_broker_up ",
+    ] {
         assert!(rendered.contains(series), "{series}");
     }
 }
