@@ -72,7 +72,7 @@ fn source(folder: &str) -> String {
 /// Loads TOML as a configuration, with credentials where it has none and its files in a folder of the test's.
 fn loads(toml: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
-    for secret in ["api_key", "api_secret", "webhook_secrets"] {
+    for secret in ["api_key", "api_secret", "webhook_secrets", "broker_password"] {
         std::fs::write(folder.path().join(secret), "test").unwrap();
     }
     let file = folder.path().join("soloist.toml");
@@ -113,7 +113,9 @@ fn every_option_variable_and_word_of_the_program_exists() {
         let parts: Vec<&str> = code.split('.').collect();
         let is_path = parts.iter().all(|part| !part.is_empty() && part.chars().all(lower));
         let is_file = [".rs", ".toml", ".db", ".key"].iter().any(|ending| code.ends_with(ending));
-        if is_path && parts.len() > 1 && !is_file {
+        if code.starts_with("soloist.") && !is_file {
+            assert!(crate::deploy::is_on_the_broker(code), "{code}");
+        } else if is_path && parts.len() > 1 && !is_file {
             assert!(is_option(code), "{code}");
         } else if is_path && code.contains('_') && !code.starts_with("soloist_") && !code.starts_with('_') {
             let known = is_option(code) || options().iter().any(|option| option.path.ends_with(&format!(".{code}")));
@@ -169,6 +171,15 @@ fn every_metric_exists() {
     let series: BTreeSet<&str> = rendered.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
     for (_, name) in codes().into_iter().filter(|(_, code)| code.starts_with("soloist_")) {
         assert!(series.contains(name) || series.contains(format!("{name}_count").as_str()), "{name}");
+    }
+}
+
+#[test]
+fn the_producers_are_the_files_that_are_run() {
+    for (language, file) in [("python", "producer.py"), ("js", "producer.mjs")] {
+        let shown: Vec<String> = blocks(language).map(|block| block.lines.join("\n") + "\n").collect();
+        let run = std::fs::read_to_string(root().join("tests/fixtures/producers").join(file)).unwrap();
+        assert_eq!(shown, [run]);
     }
 }
 

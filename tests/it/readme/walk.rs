@@ -62,6 +62,12 @@ fn is_installable(words: &[&str]) {
         ["install", "-d", "-o", "soloist", "-m", "700", folder] => {
             assert!(unit.contains(&format!("WorkingDirectory={folder}\n")));
         }
+        ["cp", from, "/etc/soloist/"] => assert!(root().join(from).exists(), "{from}"),
+        ["systemctl", "enable", "--now", instance] => {
+            let role = instance.strip_prefix("soloist@").unwrap();
+            assert!(root().join(format!("deploy/systemd/{role}.env")).exists(), "{instance}");
+        }
+        ["rabbitmqctl", rest @ ..] => crate::deploy::is_for_the_broker(rest),
         other => panic!("nobody checks {other:?}"),
     }
 }
@@ -72,7 +78,9 @@ async fn every_command_that_is_shown_exists_with_its_flags() {
     let inline = codes().into_iter().filter(|(_, code)| code.starts_with("soloist "));
     for (_, line) in shell_lines().into_iter().chain(inline) {
         let line = line.strip_prefix("sudo -u soloist ").unwrap_or(line);
-        let words = words(line);
+        let line = line.strip_suffix(" &").unwrap_or(line);
+        // Variables before a command are checked where all variables are.
+        let words: Vec<String> = words(line).into_iter().skip_while(|word| word.starts_with("SOLOIST_")).collect();
         match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["soloist", ..] => is_understood(&words[1..]).await,
             ["cargo", "run", "--release", "--", ..] => is_understood(&words[4..]).await,
@@ -80,11 +88,24 @@ async fn every_command_that_is_shown_exists_with_its_flags() {
                 assert!(manifest.contains(&format!("[[bench]]\nname = \"{name}\"")), "bench {name}");
             }
             ["sudo", rest @ ..] => is_installable(rest),
-            ["export", set] => assert!(set.starts_with("SOLOIST_"), "{set}"),
+            ["export", set] => assert!(set.starts_with("SOLOIST_") || set.starts_with("AMQP_URL="), "{set}"),
+            ["docker", "compose", "exec", service, "soloist", ..] => {
+                assert!(crate::deploy::is_composed(service), "{service}");
+                is_understood(&words[5..]).await;
+            }
+            ["docker", "compose", "up", ..] => assert!(root().join("docker-compose.yml").exists()),
+            ["kubectl", "apply", "-f", folder] => assert!(root().join(folder).is_dir(), "{folder}"),
+            ["python3" | "node", file, _] => {
+                assert!(root().join("tests/fixtures/producers").join(file).exists(), "{file}");
+            }
+            ["pip" | "npm", "install", client] => assert!(["aio-pika", "amqplib"].contains(client), "{client}"),
             ["echo", input, "|", "soloist", "decide"] => {
                 let ended = Soloist::bare().run_with(&["decide"], &format!("{input}\n")).await;
                 let decision: Value = serde_json::from_str(&ended.out).unwrap();
                 assert_eq!(decision["verdicts"][1]["action"], "revoke", "{ended:?}");
+            }
+            ["until", "soloist", command, "do", "sleep", "1;", "done"] => {
+                is_understood(&[command.trim_end_matches(';').to_owned()]).await;
             }
             // Asked in the walk.
             ["curl", ..] => {}
