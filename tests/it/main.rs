@@ -30,6 +30,8 @@ mod queue_contract;
 #[cfg(test)]
 mod queue_embedded;
 #[cfg(test)]
+mod queue_rabbitmq;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod sandbox;

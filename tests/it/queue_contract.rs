@@ -6,13 +6,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use soloist::model::{Lane, LoginEvent, Reason, TenantId};
-use soloist::queue::{DeadLetters, Delivery, Next, Queue, QueueError, Selection, Settlement, Subscription, Why};
+use soloist::queue::{
+    DeadLetter, DeadLetters, Delivery, Next, Queue, QueueError, Selection, Settlement, Subscription, Why,
+};
 
 use crate::support::{login, soon, tenant};
 
 /// A backend as the suite needs it: a fresh queue, and a crash.
 #[async_trait]
 pub(crate) trait Backend: Send {
+    /// Whether this machine has what the backend needs.
+    fn is_there(_test: &str) -> bool
+    where
+        Self: Sized,
+    {
+        true
+    }
     async fn start() -> Self
     where
         Self: Sized;
@@ -42,11 +51,37 @@ fn of_tenant(name: &str, event: LoginEvent) -> LoginEvent {
     LoginEvent { tenant: tenant(name), ..event }
 }
 
-async fn waiting(queue: &dyn Queue) -> (u64, u64, u64) {
-    let stats = queue.stats().await.unwrap();
-    stats.iter().fold((0, 0, 0), |sum, lane| {
-        (sum.0 + lane.ready, sum.1 + lane.delayed.unwrap_or(0), sum.2 + lane.dead.unwrap_or(0))
+/// Ready, delayed and dead messages; a broker counts a little behind, so this waits until the counts are so.
+async fn wait_for(queue: &dyn Queue, expected: (u64, u64, u64)) {
+    soon(&format!("{expected:?} messages"), async {
+        let mut pause = tokio::time::interval(SHORT);
+        loop {
+            let stats = queue.stats().await.unwrap();
+            let waiting = stats.iter().fold((0, 0, 0), |sum, lane| {
+                (sum.0 + lane.ready, sum.1 + lane.delayed.unwrap_or(0), sum.2 + lane.dead.unwrap_or(0))
+            });
+            if waiting == expected {
+                return;
+            }
+            pause.tick().await;
+        }
     })
+    .await;
+}
+
+/// The dead letters, once there are as many; a broker's are taken in a little later.
+async fn dead(backend: &dyn Backend, selection: &Selection, count: usize) -> Vec<DeadLetter> {
+    soon(&format!("{count} dead letters"), async {
+        let mut pause = tokio::time::interval(SHORT);
+        loop {
+            let dead = backend.dead_letters().list(selection, 0, 10).await.unwrap();
+            if dead.len() == count {
+                return dead;
+            }
+            pause.tick().await;
+        }
+    })
+    .await
 }
 
 pub(crate) async fn a_published_event_is_handed_out_as_it_was<B: Backend>() {
@@ -96,7 +131,7 @@ pub(crate) async fn an_acked_delivery_is_gone<B: Backend>() {
     subscription.settle(&[(delivery.tag, Settlement::Ack)]).await.unwrap();
 
     backend.crash().await;
-    assert_eq!(waiting(backend.queue()).await, (0, 0, 0));
+    wait_for(backend.queue(), (0, 0, 0)).await;
 }
 
 pub(crate) async fn a_stale_tag_is_an_error_that_changes_nothing<B: Backend>() {
@@ -114,7 +149,8 @@ pub(crate) async fn a_stale_tag_is_an_error_that_changes_nothing<B: Backend>() {
 
     assert!(matches!(result, Err(QueueError::StaleTag)));
     second.close().await.unwrap();
-    assert_eq!(waiting(backend.queue()).await.0, 2, "the good tag of the failed call is not settled either");
+    // The good tag of the failed call is not settled either.
+    wait_for(backend.queue(), (2, 0, 0)).await;
 }
 
 pub(crate) async fn settling_twice_is_an_error<B: Backend>() {
@@ -210,6 +246,7 @@ pub(crate) async fn a_delayed_message_survives_a_crash<B: Backend>() {
     let subscription = logins(backend.queue(), &event.tenant).await;
     let delivery = receive(&subscription).await;
     subscription.settle(&[(delivery.tag, again(SHORT, Next::Retry))]).await.unwrap();
+    drop(subscription);
 
     backend.crash().await;
 
@@ -249,7 +286,7 @@ pub(crate) async fn a_repeated_login_event_is_accepted_but_not_queued_again<B: B
     backend.queue().publish(std::slice::from_ref(&event)).await.unwrap();
     let published = backend.queue().publish(&[event.clone(), login("ann", "h2"), login("ann", "h2")]).await.unwrap();
     assert_eq!(published.duplicates, 2);
-    assert_eq!(waiting(backend.queue()).await.0, 2);
+    wait_for(backend.queue(), (2, 0, 0)).await;
 }
 
 pub(crate) async fn rechecks_sweeps_and_enforces_bypass_the_dedupe<B: Backend>() {
@@ -260,7 +297,7 @@ pub(crate) async fn rechecks_sweeps_and_enforces_bypass_the_dedupe<B: Backend>()
             assert_eq!(backend.queue().publish(std::slice::from_ref(&event)).await.unwrap().duplicates, 0);
         }
     }
-    assert_eq!(waiting(backend.queue()).await.0, 6);
+    wait_for(backend.queue(), (6, 0, 0)).await;
 }
 
 pub(crate) async fn a_dead_letter_is_listed_and_can_be_put_back<B: Backend>() {
@@ -270,16 +307,19 @@ pub(crate) async fn a_dead_letter_is_listed_and_can_be_put_back<B: Backend>() {
     let subscription = logins(backend.queue(), &event.tenant).await;
     let delivery = receive(&subscription).await;
     subscription.settle(&[(delivery.tag, Settlement::DeadLetter { why: Why::Refused })]).await.unwrap();
+    drop(subscription);
     backend.crash().await;
 
-    let dead = backend.dead_letters().list(&Selection::Why("refused".to_owned()), 0, 10).await.unwrap();
+    let dead = dead(&backend, &Selection::Why("refused".to_owned()), 1).await;
     assert_eq!(dead.iter().map(|dead| dead.event.as_ref()).collect::<Vec<_>>(), [Some(&event)]);
-    assert_eq!(waiting(backend.queue()).await, (0, 0, 1));
+    wait_for(backend.queue(), (0, 0, 1)).await;
 
     assert_eq!(backend.dead_letters().redrive(&Selection::Ids(vec![dead[0].id])).await.unwrap(), 1);
     let delivery = receive(&logins(backend.queue(), &event.tenant).await).await;
     assert_eq!(delivery.event, LoginEvent { reason: Reason::Redrive, ..event });
-    assert_eq!((delivery.attempt, waiting(backend.queue()).await.2), (1, 0));
+    assert_eq!(delivery.attempt, 1);
+    let left = backend.dead_letters().list(&Selection::All, 0, 10).await.unwrap();
+    assert!(left.iter().all(|left| left.id != dead[0].id), "{left:?}");
 }
 
 pub(crate) async fn a_dropped_dead_letter_is_gone<B: Backend>() {
@@ -291,6 +331,7 @@ pub(crate) async fn a_dropped_dead_letter_is_gone<B: Backend>() {
         let tag = receive(&subscription).await.tag;
         subscription.settle(&[(tag, Settlement::DeadLetter { why })]).await.unwrap();
     }
+    dead(&backend, &Selection::All, 3).await;
     assert_eq!(backend.dead_letters().discard(&Selection::Why("refused".to_owned())).await.unwrap(), 2);
     let left = backend.dead_letters().list(&Selection::All, 0, 10).await.unwrap();
     assert_eq!(left.iter().map(|dead| dead.why.as_str()).collect::<Vec<_>>(), ["attempts_exhausted"]);
@@ -304,8 +345,7 @@ pub(crate) async fn an_unreadable_message_becomes_a_dead_letter_and_the_next_is_
 
     assert_eq!(receive(&logins(backend.queue(), &event.tenant).await).await.event, event);
 
-    let dead = backend.dead_letters().list(&Selection::All, 0, 10).await.unwrap();
-    assert_eq!(dead.len(), 1);
+    let dead = dead(&backend, &Selection::All, 1).await;
     assert_eq!((dead[0].why.as_str(), dead[0].event.is_none(), dead[0].body_bytes > 0), ("unreadable", true, true));
 }
 
@@ -315,7 +355,9 @@ macro_rules! every_promise {
         mod $module {
             $(#[tokio::test]
             async fn $promise() {
-                super::$promise::<$backend>().await;
+                if <$backend as super::Backend>::is_there(stringify!($promise)) {
+                    super::$promise::<$backend>().await;
+                }
             })*
         }
     };
@@ -346,3 +388,4 @@ macro_rules! every_promise {
 }
 
 every_promise!(embedded, crate::queue_embedded::Embedded);
+every_promise!(rabbitmq, crate::queue_rabbitmq::Rabbit);

@@ -258,7 +258,7 @@ fn from_elsewhere() -> [Buried; 2] {
     let remains = Remains::of(b"rubbish", &Unreadable::NoUser("`uid` is missing"));
     let buried = |why: &str, attempt, body| {
         let tenant = TenantId::parse("acme").unwrap();
-        Buried { tenant, lane: Lane::Background, why: why.to_owned(), attempt, body }
+        Buried { tenant, lane: Lane::Background, why: why.to_owned(), attempt, body, may_be_known: false }
     };
     let event = LoginEvent { tenant: TenantId::parse("acme").unwrap(), ..login("ann", "h1") };
     [buried("refused", 3, message::write(&event)), buried("no_user", 1, remains.write())]

@@ -104,6 +104,8 @@ pub struct Buried {
     pub attempt: u32,
     /// What [`crate::message::write()`] wrote, or [`crate::message::Remains`].
     pub body: Vec<u8>,
+    /// It may have been kept before: then it is not kept twice.
+    pub may_be_known: bool,
 }
 
 /// Ends when the queue's thread ends: `Ok` after a stop, an error when the file is damaged.

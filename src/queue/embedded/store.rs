@@ -16,6 +16,8 @@ use crate::sqlite::{self, Format};
 const FORMAT: Format = Format { name: "queue file", application_id: 0x536f_6c6f, schema: SCHEMA, migrations: &[] };
 /// SQLite's page cache for the queue.
 const PAGE_CACHE_KIB: i32 = 8 * 1024;
+/// Dead letters that are searched for one that came again: more than a crash leaves unacknowledged.
+const KNOWN_DEAD_MAX: usize = 1_000;
 /// A lane's keys are `lane << LANE_SHIFT` to the next lane's.
 const LANE_SHIFT: u32 = 40;
 
@@ -245,6 +247,16 @@ impl Store {
             )?
             .execute(params![lane_id, why, attempt, now_ms, body.bytes, body.sum])
             .map(drop)
+    }
+
+    /// Whether the same message is among the last [`KNOWN_DEAD_MAX`] dead letters.
+    pub(super) fn has_buried(&self, lane_id: i64, why: &str, attempt: u32, body: &StoredBody) -> Sql<bool> {
+        self.db
+            .prepare_cached(
+                "SELECT count(*) > 0 FROM (SELECT * FROM dead ORDER BY id DESC LIMIT ?1)
+                 WHERE lane_id = ?2 AND why = ?3 AND attempt = ?4 AND sum = ?5 AND body = ?6",
+            )?
+            .query_row(params![KNOWN_DEAD_MAX, lane_id, why, attempt, body.sum, body.bytes], |row| row.get(0))
     }
 
     /// Dead letters above `after`, oldest first; `why` empty for any reason.

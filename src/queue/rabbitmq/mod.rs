@@ -130,8 +130,10 @@ impl RabbitQueue {
         Ok((queue, task))
     }
 
-    /// Hands a record to the ledger of `control`; returns when the broker has confirmed it.
+    /// Hands a record to the ledger of `control`; returns when the broker has confirmed it. Waits for a broker that is
+    /// away: the caller sets the limit.
     pub async fn deliver_record(&self, tenant: &TenantId, record: Vec<u8>) -> anyhow::Result<()> {
+        self.publishing.until_usable().await;
         Ok(self.context.publisher.publish(vec![self.context.writer.record(tenant, record)]).await?)
     }
 

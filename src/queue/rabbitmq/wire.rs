@@ -186,5 +186,6 @@ pub(super) fn read_dead(received: &Received, now: jiff::Timestamp) -> Buried {
         why: why.map_or_else(|| Why::Unreadable.as_str().to_owned(), std::borrow::Cow::into_owned),
         attempt: attempt(properties),
         body,
+        may_be_known: received.redelivered,
     }
 }

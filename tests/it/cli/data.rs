@@ -75,7 +75,7 @@ async fn what_was_wrong_with_an_unreadable_message_is_told() {
     let (queue, thread) = open(&soloist);
     let body = Remains::of(b"rubbish", &Unreadable::MediaType).write();
     let (tenant, why) = (TenantId::default_tenant(), Why::MediaType.as_str().to_owned());
-    queue.bury(&[Buried { tenant, lane: Lane::Logins, why, attempt: 1, body }]).await.unwrap();
+    queue.bury(&[Buried { tenant, lane: Lane::Logins, why, attempt: 1, body, may_be_known: false }]).await.unwrap();
     queue.stop();
     soon("the queue to stop", thread.ended()).await.unwrap();
 

@@ -1,5 +1,6 @@
 //! What several tests share: events, clocks, bounded waiting.
 
+pub(crate) mod amqp;
 pub(crate) mod broker;
 pub(crate) mod process;
 pub(crate) mod service;

@@ -81,9 +81,11 @@ impl Engine {
 
     /// They come from elsewhere and are dead already, so no limit of what may wait keeps them out.
     pub(super) fn bury_all(&mut self, dead: Vec<Buried>, now_ms: i64) -> Attempted<()> {
-        for Buried { tenant, lane, why, attempt, body } in dead {
-            let lane_id = self.lane_id(&tenant, lane)?;
-            self.bury(lane_id, &why, attempt, &StoredBody::of_bytes(body), now_ms)?;
+        for Buried { tenant, lane, why, attempt, body, may_be_known } in dead {
+            let (lane_id, body) = (self.lane_id(&tenant, lane)?, StoredBody::of_bytes(body));
+            if !may_be_known || !self.store.has_buried(lane_id, &why, attempt, &body)? {
+                self.bury(lane_id, &why, attempt, &body, now_ms)?;
+            }
         }
         Ok(Ok(()))
     }

@@ -130,6 +130,7 @@ impl Broker {
             ("RABBITMQ_CTL_DIST_PORT_MAX", "60999".to_owned()),
             ("ERL_EPMD_PORT", self.home.epmd_port.to_string()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+            ("ERL_CRASH_DUMP", "/dev/null".to_owned()),
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}".to_owned()),
         ]
     }
