@@ -2,6 +2,7 @@
 
 mod calls;
 mod coalesce;
+pub mod fleet;
 mod health;
 mod rate;
 mod settle;
