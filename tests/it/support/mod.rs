@@ -2,6 +2,7 @@
 
 pub(crate) mod broker;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod service;
 
 use std::future::Future;
