@@ -19,7 +19,7 @@ use super::home::{Home, free_port};
 use super::{PROGRAMS, Vhost};
 
 /// A start takes 5 to 10 seconds alone; several at once on two cores take their time.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+const START_PATIENCE: Duration = Duration::from_mins(2);
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// How many vhosts are made at once when one is asked for and none is left; each takes the node 17 ms.
@@ -184,8 +184,12 @@ impl Broker {
         fs::read_to_string(self.dir().join("pid")).unwrap().trim().parse().unwrap()
     }
 
-    /// `kill -9`: what was not on disk is lost.
+    /// `kill -9`. RabbitMQ 3.10 saves the list of its quorum queues up to half a second late, and a queue that is not
+    /// in it comes back empty and without a leader. No test is about that, so the list is saved first.
     pub(crate) async fn kill(&self) {
+        if self.is_awake() {
+            self.eval("[dets:sync(Table) || Table <- dets:all()]").await;
+        }
         signal(self.pid(), "KILL").await;
         self.ended().await;
     }
