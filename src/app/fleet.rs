@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Roles;
 use crate::queue::rabbitmq::Heartbeats;
 use crate::worker::TenantEnforcer;
-use crate::worker::fleet::{Fleet, HEARTBEAT_INTERVAL, Heartbeat};
+use crate::worker::fleet::{Fleet, HEARTBEAT_INTERVAL, Heartbeat, Instance, Roles as Sharing};
 
 pub(super) struct FleetMember {
     fleet: Mutex<Fleet>,
@@ -17,7 +17,8 @@ pub(super) struct FleetMember {
 
 impl FleetMember {
     pub(super) fn new(roles: Roles, enforcers: Vec<Arc<TenantEnforcer>>) -> Self {
-        let fleet = Fleet::new(uuid::Uuid::new_v4(), roles.worker, roles.control, Instant::now());
+        let sharing = Sharing { worker: roles.worker, control: roles.control };
+        let fleet = Fleet::new(Instance(uuid::Uuid::new_v4()), sharing);
         let member = Self { fleet: Mutex::new(fleet), enforcers };
         member.apply();
         member
@@ -50,7 +51,7 @@ impl Heartbeats for FleetMember {
 
     fn heard(&self, beat: &[u8]) {
         match serde_json::from_slice::<Heartbeat>(beat) {
-            Ok(beat) => self.fleet().heard(beat, Instant::now()),
+            Ok(beat) => self.fleet().heard(&beat, Instant::now()),
             Err(error) => tracing::debug!("a heartbeat cannot be read: {error}"),
         }
         self.apply();

@@ -3,7 +3,7 @@
 mod admin_addr;
 mod admin_key;
 mod core;
-//mod fleet;
+mod fleet;
 mod inside;
 mod offline;
 mod parts;

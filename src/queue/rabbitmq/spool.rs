@@ -91,7 +91,7 @@ impl Drain {
         let declared = timeout(DECLARE_TIMEOUT, topology::declare_lane(&connection, &self.tenant, self.lane)).await;
         match declared {
             Ok(Ok(())) => {
-                tracing::warn!(tenant = %self.tenant, "a queue was gone from the broker and is declared again")
+                tracing::warn!(tenant = %self.tenant, "a queue was gone from the broker and is declared again");
             }
             Ok(Err(trouble)) => tracing::debug!("{trouble}"),
             Err(_late) => {}
