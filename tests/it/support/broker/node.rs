@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -76,8 +76,13 @@ impl Broker {
         broker
     }
 
-    pub(super) fn dir(&self) -> PathBuf {
+    fn dir(&self) -> PathBuf {
         self.home.dir().join(self.name)
+    }
+
+    /// Everything the node has on disk, its log for instance, while it is there.
+    pub(crate) fn folder(&self) -> &Path {
+        self.home.dir()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
