@@ -14,9 +14,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::super::process::signal;
 use super::home::{Home, free_port};
 use super::{PROGRAMS, Vhost};
+use crate::support::process::signal;
+use crate::support::soon;
 
 /// A start takes 5 to 10 seconds alone; several at once on two cores take their time.
 const START_PATIENCE: Duration = Duration::from_mins(2);
@@ -205,7 +206,7 @@ impl Broker {
     }
 
     async fn ended(&self) {
-        super::super::soon("the node to end", async {
+        soon("the node to end", async {
             let mut pause = tokio::time::interval(PAUSE);
             while self.is_running() {
                 pause.tick().await;
