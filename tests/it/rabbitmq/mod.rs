@@ -1,0 +1,8 @@
+//! Real brokers, real processes of separate roles, and a fault in the middle of the work: nothing accepted is lost.
+
+mod brokers;
+mod faults;
+mod fleet;
+mod load;
+mod scenario;
+mod table;
