@@ -32,26 +32,29 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// No process yet; with further options for all that will be.
-    pub(super) async fn empty(url: &str, options: &[(&str, &str)]) -> Self {
+    /// No process yet.
+    pub(super) async fn empty(url: &str) -> Self {
         let sandbox = Sandbox::start(SandboxConfig::default()).await.unwrap();
         sandbox.set_faults(Faults { latency_ms: 2, jitter_ms: 5, ..Faults::default() });
-        let own = [
+        let variables = [
             ("SOLOIST_QUEUE__BACKEND", "rabbitmq"),
             ("SOLOIST_QUEUE__RABBITMQ__URL", url),
             ("SOLOIST_TELEMETRY__LOG", LOG),
         ];
-        let variables =
-            own.iter().chain(options).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self {
             sandbox: Arc::new(sandbox),
             doors: Doors::default(),
-            variables,
+            variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             folder: tempfile::tempdir().unwrap(),
             running: BTreeMap::new(),
             ended: Vec::new(),
             has_lost_a_worker: false,
         }
+    }
+
+    /// A further option for all processes that start from now on.
+    pub(super) fn set(&mut self, variable: &str, value: &str) {
+        self.variables.push((variable.to_owned(), value.to_owned()));
     }
 
     /// Adds `webhook-1`… and `worker-1`… and `control-1`.
@@ -142,6 +145,22 @@ impl Fleet {
         soon("events in the journals", async {
             let mut pause = tokio::time::interval(Duration::from_millis(50));
             while self.spooled().await < at_least {
+                pause.tick().await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until a worker has stopped to call a tenant's provider.
+    pub(super) async fn pauses(&self, worker: &str, tenant: &str) {
+        soon(&format!("{worker} to pause {tenant}"), async {
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                let status = self.process(worker).admin("/admin/v1/status").await;
+                let tenants = status["tenants"].as_array().unwrap();
+                if tenants.iter().any(|known| known["tenant"] == tenant && known["state"] != "running") {
+                    return;
+                }
                 pause.tick().await;
             }
         })

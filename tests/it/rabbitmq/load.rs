@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::fleet::{Doors, Fleet};
-use crate::support::{process, soon};
+use crate::support::{PATIENCE, process, soon};
 
 const SENDERS: usize = 8;
 /// An answer that takes longer is none.
@@ -23,7 +23,6 @@ const POST_PATIENCE: Duration = Duration::from_secs(90);
 /// Who logs in, and how often.
 #[derive(Clone, Copy)]
 pub(super) struct Plan {
-    /// Each belongs to one sender, so that his logins come one after the other; a multiple of [`SENDERS`].
     pub(super) users: usize,
     /// Between two logins of one sender.
     pub(super) pace: Duration,
@@ -66,7 +65,6 @@ struct Shared {
 
 impl Load {
     pub(super) fn start(fleet: &Fleet, plan: Plan) -> Self {
-        assert_eq!(plan.users % SENDERS, 0, "a user has one sender");
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().unwrap();
         let shared = Arc::new(Shared {
             sandbox: Arc::clone(&fleet.sandbox),
@@ -87,14 +85,18 @@ impl Load {
 
     /// Waits until so many more logins are accepted.
     pub(super) async fn accepts(&self, more: usize) {
+        self.accepts_within(PATIENCE, more).await;
+    }
+
+    pub(super) async fn accepts_within(&self, patience: Duration, more: usize) {
         let target = self.accepted() + more;
-        soon("logins to be accepted", async {
+        let accepted = tokio::time::timeout(patience, async {
             let mut pause = tokio::time::interval(Duration::from_millis(10));
             while self.accepted() < target {
                 pause.tick().await;
             }
-        })
-        .await;
+        });
+        assert!(accepted.await.is_ok(), "after {patience:?} {} of {target} logins are accepted", self.accepted());
     }
 
     /// Lets it go on for a time in which nothing can be waited for.
@@ -104,8 +106,12 @@ impl Load {
         pause.tick().await;
     }
 
-    pub(super) fn accepted(&self) -> usize {
+    fn accepted(&self) -> usize {
         self.shared.accepted.lock().unwrap().len()
+    }
+
+    pub(super) fn accepted_by_broker(&self) -> usize {
+        self.shared.accepted.lock().unwrap().iter().filter(|login| !login.in_journal).count()
     }
 
     /// Posts that got no answer or a 503.

@@ -4,5 +4,7 @@ mod brokers;
 mod faults;
 mod fleet;
 mod load;
+mod promises;
 mod scenario;
 mod table;
+mod tenants;

@@ -7,15 +7,17 @@ use soloist::model::TenantId;
 use soloist::queue::rabbitmq::topology;
 
 use super::brokers::Site;
-use super::faults;
 use super::fleet::Fleet;
 use super::load::{Accepted, Load, Plan};
-use super::table::{self, Row};
+use super::table::Row;
 use crate::support::broker::Broker;
 
 /// How long it may take until nothing waits any more. A message that found its queue gone comes back from a delay
 /// queue only after some minutes.
 const QUIET_PATIENCE: Duration = Duration::from_secs(240);
+
+/// How long the logins around a fault may take.
+const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The processes, and what the fault is called.
 #[derive(Clone, Copy)]
@@ -27,41 +29,46 @@ pub(super) struct Scenario {
 
 /// Logins before and after the fault, each.
 pub(super) fn logins_around() -> usize {
-    if std::env::var_os("SOLOIST_TEST_LONG").is_some() { 1_000 } else { 60 }
+    if is_long() { 1_000 } else { 60 }
+}
+
+/// Whether the long form of a test was asked for.
+pub(super) fn is_long() -> bool {
+    std::env::var_os("SOLOIST_TEST_LONG").is_some()
 }
 
 impl Scenario {
     /// `broker` is asked about the queues; it must answer again when `fault` returns.
     pub(super) async fn run(self, broker: &Broker, site: &Site, fault: impl AsyncFnOnce(&mut Fleet, &Load)) {
-        let mut fleet = Fleet::empty(&site.url, &[]).await;
+        let mut fleet = Fleet::empty(&site.url).await;
         fleet.staff(self.webhooks, self.workers).await;
         fleet.ready().await;
         let load = Load::start(&fleet, Plan::STEADY);
-        load.accepts(logins_around()).await;
+        load.accepts_within(LOAD_PATIENCE, logins_around()).await;
         fault(&mut fleet, &load).await;
-        load.accepts(logins_around()).await;
+        load.accepts_within(LOAD_PATIENCE, logins_around()).await;
         let accepted = load.end().await;
-        self.conclude(broker, &site.vhost, fleet, &accepted).await;
+        self.conclude(broker, site, fleet, &accepted).await.record();
     }
 
-    /// Waits for quiet, asserts that all is well, and records the row.
-    pub(super) async fn conclude(self, broker: &Broker, vhost: &str, mut fleet: Fleet, accepted: &[Accepted]) {
-        quiet(broker, vhost, &fleet).await;
+    /// Waits for quiet, asserts that all is well, and says what was counted.
+    pub(super) async fn conclude(self, broker: &Broker, site: &Site, mut fleet: Fleet, accepted: &[Accepted]) -> Row {
+        quiet(broker, site, &fleet).await;
         assert_eq!(fleet.dead_letters().await, 0, "dead letters");
         let row = judge(self.fault, &fleet, accepted);
         assert_eq!((row.lost, row.settled), (0, row.accepted), "{}", self.fault);
         fleet.stop_all().await;
-        table::record(row, faults::ALL);
+        row
     }
 }
 
 /// Waits until nothing is left in any queue of the vhost and in any journal.
-pub(super) async fn quiet(broker: &Broker, vhost: &str, fleet: &Fleet) {
+async fn quiet(broker: &Broker, site: &Site, fleet: &Fleet) {
     let mut left = BTreeMap::new();
     let nothing_is_left = async {
         let mut pause = tokio::time::interval(Duration::from_millis(250));
         loop {
-            left = waiting(broker, vhost).await;
+            left = waiting(broker, &site.vhost, &TenantId::default_tenant()).await;
             left.insert("journals".to_owned(), fleet.spooled().await);
             left.retain(|_, messages| *messages > 0);
             if left.is_empty() {
@@ -74,10 +81,10 @@ pub(super) async fn quiet(broker: &Broker, vhost: &str, fleet: &Fleet) {
     assert!(waited.is_ok(), "after {QUIET_PATIENCE:?} there is left: {left:?}");
 }
 
-/// Messages by queue.
-async fn waiting(broker: &Broker, vhost: &str) -> BTreeMap<String, u64> {
+/// Messages in the queues of one tenant and in those that all share.
+pub(super) async fn waiting(broker: &Broker, vhost: &str, tenant: &TenantId) -> BTreeMap<String, u64> {
     let mut waiting = BTreeMap::new();
-    for queue in topology::queues([&TenantId::default_tenant()]) {
+    for queue in topology::queues([tenant]) {
         let depth = broker.queue_depth(vhost, &queue.name).await;
         waiting.insert(queue.name, depth.expect("the queue is there"));
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use comfy_table::Table;
 
+use super::faults;
+
 /// What was counted while one fault happened.
 #[derive(Clone)]
 pub(super) struct Row {
@@ -24,13 +26,19 @@ pub(super) struct Row {
 
 static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 
-/// Prints the row and, when it is the last of `expected`, all of them.
-pub(super) fn record(row: Row, expected: usize) {
-    println!("{}", rendered(std::slice::from_ref(&row)));
-    let mut rows = ROWS.lock().unwrap();
-    rows.push(row);
-    if rows.len() == expected {
-        println!("\nEvery fault:\n{}", rendered(&rows));
+impl Row {
+    /// Prints the row and, when it is the last that is expected, the table of all faults.
+    pub(super) fn record(self) {
+        self.show();
+        let mut rows = ROWS.lock().unwrap();
+        rows.push(self);
+        if rows.len() == faults::ALL {
+            println!("\nEvery fault:\n{}", rendered(&rows));
+        }
+    }
+
+    pub(super) fn show(&self) {
+        println!("{}", rendered(std::slice::from_ref(self)));
     }
 }
 
