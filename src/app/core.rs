@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use axum::Router;
 use secrecy::SecretString;
 
-//use super::fleet::FleetMember;
+use super::fleet::FleetMember;
 use super::{Roles, loginradius};
 use crate::api::Hosts;
 use crate::api::admin::{self, Admin};
@@ -105,7 +105,7 @@ impl Core {
             task.take_records(Arc::new(LedgerRecords(ledger.clone())));
         }
         if !self.workers.is_empty() {
-            //task.join_fleet(Arc::new(FleetMember::new(roles, self.enforcers().into_values().collect())));
+            task.join_fleet(Arc::new(FleetMember::new(roles, self.enforcers().into_values().collect())));
         }
         task
     }

@@ -3,7 +3,7 @@
 mod admin_addr;
 mod admin_key;
 mod core;
-//mod fleet;
+mod fleet;
 mod inside;
 mod offline;
 mod parts;
@@ -98,10 +98,7 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     );
     let core = Core::open(config, Purpose::Serve(roles))?;
     warn_of_unknown_tenants(config, &core).await?;
-    let public = match roles.webhook {
-        true => Some(public_listener(config, &core).await?),
-        false => None,
-    };
+    let public = if roles.webhook { Some(public_listener(config, &core).await?) } else { None };
     admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
@@ -236,13 +233,11 @@ async fn at_its_end(
     part: Option<impl Future<Output = anyhow::Result<()>>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    match part {
-        Some(part) => part.await,
-        None => {
-            stop.cancelled().await;
-            Ok(())
-        }
+    if let Some(part) = part {
+        return part.await;
     }
+    stop.cancelled().await;
+    Ok(())
 }
 
 async fn serve(listener: Listener, stop: CancellationToken) -> anyhow::Result<()> {

@@ -1,7 +1,9 @@
 //! Stage 3: the loop around the step. One worker a tenant, so that a tenant in trouble never delays another.
 
+mod allowance;
 mod calls;
 mod coalesce;
+pub mod fleet;
 mod health;
 mod lanes;
 mod rate;
@@ -21,6 +23,7 @@ pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnf
 
 use self::calls::Calls;
 use self::coalesce::Coalescer;
+use self::fleet::Share;
 use self::health::Health;
 use self::lanes::Lanes;
 use self::rate::RateGate;
@@ -77,6 +80,11 @@ impl TenantWorker {
     /// The step alone, for those who ask about one user.
     pub fn enforcer(&self) -> Arc<TenantEnforcer> {
         Arc::clone(&self.enforcer)
+    }
+
+    /// As [`TenantEnforcer::set_share`], for before it runs.
+    pub fn set_share(&self, share: Share) {
+        self.enforcer.set_share(share);
     }
 
     /// Works until it is told to stop; then finishes what it began, within the drain time, and gives back the rest.
@@ -251,7 +259,8 @@ impl Step {
         while let Err(error) = lanes.settle(&self.deliveries, settlements).await {
             failures = failures.saturating_add(1);
             if stop.is_cancelled() {
-                return Err(error.into());
+                tracing::warn!("not settled before the stop, so it will be looked at again: {error}");
+                return Ok(());
             }
             if failures == 1 {
                 tracing::error!("cannot settle, will try until it can: {:#}", anyhow::Error::new(error));

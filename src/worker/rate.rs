@@ -4,14 +4,11 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use governor::clock::Clock as GovernorClock;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 use tokio::sync::{Notify, futures::Notified};
 use tokio::time::Instant;
 
+use super::allowance::{Allowance, Turn};
+use super::fleet::Share;
 use crate::config::Rate;
 use crate::model::Lane;
 
@@ -42,12 +39,11 @@ impl CallClass {
 
 /// Background gets every tenth call while it waits, and what the others leave.
 const BACKGROUND_EVERY: u32 = 10;
-/// The burst that the rate allows: what it gives in this part of a second.
-const BURST_PART_OF_SECOND: u32 = 10;
 
 /// Only the head of each class competes; behind it the class queues in order of arrival.
 pub(super) struct RateGate {
-    limiter: Option<RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Nanos>>>,
+    /// `None`: calls are not limited.
+    allowance: Option<Mutex<Allowance>>,
     heads: [tokio::sync::Mutex<()>; 3],
     waiting: [AtomicUsize; 3],
     since_background: AtomicU32,
@@ -57,21 +53,25 @@ pub(super) struct RateGate {
 
 impl RateGate {
     pub(super) fn new(rate: Rate) -> Self {
-        let limiter = match rate {
+        let allowance = match rate {
             Rate::Unlimited => None,
-            Rate::PerSecond(rate) => {
-                let burst = rate.get().div_euclid(BURST_PART_OF_SECOND).max(1);
-                let quota = Quota::per_second(rate).allow_burst(burst.try_into().unwrap_or(rate));
-                Some(RateLimiter::direct_with_clock(quota, TokioClock { start: Instant::now() }))
-            }
+            Rate::PerSecond(rate) => Some(Mutex::new(Allowance::new(rate, Instant::now()))),
         };
         Self {
-            limiter,
+            allowance,
             heads: Default::default(),
             waiting: Default::default(),
             since_background: AtomicU32::new(0),
             closed_until: Mutex::new(None),
             changed: Notify::new(),
+        }
+    }
+
+    /// From now on only this much of the rate is ours; those who wait are told at once. Without a rate it means nothing.
+    pub(super) fn set_share(&self, share: Share) {
+        if let Some(allowance) = &self.allowance {
+            allowance.lock().unwrap_or_else(PoisonError::into_inner).set_share(share, Instant::now());
+            self.changed.notify_waiters();
         }
     }
 
@@ -93,10 +93,12 @@ impl RateGate {
                 tokio::time::sleep_until(until).await;
             } else if !self.is_first(class) {
                 changed.await;
-            } else if let Some(wait) = self.take(class) {
-                Self::wait_or_change(wait, changed).await;
             } else {
-                return;
+                match self.take(class) {
+                    Turn::Now => return,
+                    Turn::After(wait) => Self::wait_or_change(wait, changed).await,
+                    Turn::Closed => changed.await,
+                }
             }
         }
     }
@@ -110,17 +112,18 @@ impl RateGate {
     }
 
     /// Takes a call out of the rate, or says how long there is none.
-    fn take(&self, class: CallClass) -> Option<Duration> {
-        if let Some(limiter) = &self.limiter
-            && let Err(not_until) = limiter.check()
-        {
-            return Some(not_until.wait_time_from(limiter.clock().now()));
+    fn take(&self, class: CallClass) -> Turn {
+        if let Some(allowance) = &self.allowance {
+            let turn = allowance.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+            if turn != Turn::Now {
+                return turn;
+            }
         }
         match class {
             CallClass::Background => self.since_background.store(0, Ordering::Relaxed),
             _ => drop(self.since_background.fetch_add(1, Ordering::Relaxed)),
         }
-        None
+        Turn::Now
     }
 
     fn closed(&self) -> Option<Instant> {
@@ -162,20 +165,6 @@ impl Drop for Waiting<'_> {
             waiting.fetch_sub(1, Ordering::SeqCst);
         }
         self.gate.changed.notify_waiters();
-    }
-}
-
-/// Follows tokio's clock, so that a paused test clock moves the rate too.
-#[derive(Clone)]
-struct TokioClock {
-    start: Instant,
-}
-
-impl GovernorClock for TokioClock {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::from(self.start.elapsed()).saturating_sub(Nanos::default())
     }
 }
 
@@ -266,5 +255,72 @@ mod tests {
         }
         let passed = passes(&gate, vec![CallClass::Logins]).await;
         assert!(passed.last().unwrap().1 <= Duration::from_secs(1));
+    }
+
+    fn share(numerator: u32, denominator: u32) -> Share {
+        Share::of(numerator, NonZeroU32::new(denominator).unwrap())
+    }
+
+    /// When each of `calls` passed, while the share changed as it is said: after so many seconds.
+    async fn passes_while(gate: &Arc<RateGate>, calls: usize, changes: &[(u64, Share)]) -> Vec<Duration> {
+        let start = Instant::now();
+        let change = async {
+            for (second, share) in changes {
+                let at = start + Duration::from_secs(*second);
+                tokio::time::timeout_at(at, std::future::pending::<()>()).await.unwrap_err();
+                gate.set_share(*share);
+            }
+        };
+        let (passed, ()) = tokio::join!(passes(gate, vec![CallClass::Logins; calls]), change);
+        passed.into_iter().map(|(_, at)| at).collect()
+    }
+
+    fn count(passed: &[Duration], seconds: std::ops::Range<u64>) -> usize {
+        passed.iter().filter(|at| seconds.contains(&at.as_secs())).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_falls_and_rises_at_once_for_those_who_wait_too() {
+        let changes = [(10, share(1, 10)), (20, share(1, 2))];
+        let passed = passes_while(&gate(10), 200, &changes).await;
+        assert!((99..=101).contains(&count(&passed, 0..10)), "{passed:?}");
+        assert!((9..=11).contains(&count(&passed, 10..20)), "{passed:?}");
+        assert!((49..=51).contains(&count(&passed, 20..30)), "{passed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_of_less_than_a_call_a_second_is_kept_to() {
+        let gate = gate(5);
+        gate.set_share(share(9, 100));
+        let passed = passes_while(&gate, 46, &[]).await;
+        // One was saved; the others come at 0.45 a second.
+        assert!((99..=101).contains(&passed.last().unwrap().as_secs()), "{passed:?}");
+        assert!(passed.windows(2).all(|pair| pair[1] > pair[0] + Duration::from_millis(2_200)), "{passed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_share_nobody_passes_until_there_is_one() {
+        let gate = gate(10);
+        gate.set_share(Share::NONE);
+        let passed = passes_while(&gate, 10, &[(60, Share::NONE), (600, Share::WHOLE)]).await;
+        assert!(passed.iter().all(|at| *at >= Duration::from_mins(10)), "{passed:?}");
+        assert!(passed.last().unwrap() <= &Duration::from_millis(601_100), "{passed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_that_changes_all_the_time_gives_no_call_more() {
+        let gate = gate(10);
+        let changes: Vec<_> = (1..100).map(|second| (second, share(1 + (second % 2) as u32, 10))).collect();
+        let passed = passes_while(&gate, 160, &changes).await;
+        // Ten in the first second, then one and two by turns.
+        let expected = 10 + 99 + 50;
+        assert!((expected - 2..=expected + 2).contains(&count(&passed, 0..100)), "{}", count(&passed, 0..100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unlimited_rate_has_no_shares() {
+        let gate = Arc::new(RateGate::new(Rate::Unlimited));
+        gate.set_share(Share::NONE);
+        assert_eq!(passes_while(&gate, 100, &[]).await, vec![Duration::ZERO; 100]);
     }
 }

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::calls::{CallError, CallFor, Calls};
+use super::fleet::Share;
 use super::health::TenantState;
 use super::rate::CallClass;
 use crate::clock::Clock;
@@ -200,6 +201,11 @@ impl TenantEnforcer {
     /// Whether this tenant's messages are worked on.
     pub fn state(&self) -> TenantState {
         self.calls.health.state()
+    }
+
+    /// From now on only this much of the tenant's rate is for this process.
+    pub fn set_share(&self, share: Share) {
+        self.calls.gate.set_share(share);
     }
 
     async fn resolve(&self, call: CallFor<'_>) -> Result<Resolution, StepError> {

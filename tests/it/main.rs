@@ -16,6 +16,8 @@ mod durability;
 #[cfg(test)]
 mod enforcement;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod ledger_records;

@@ -271,13 +271,14 @@ impl Link {
                 up.blocked = why.is_some();
             }
         });
-        match why {
-            Some(why) => tracing::error!(
+        if let Some(why) = why {
+            tracing::error!(
                 alarm = "broker_blocked",
                 "the broker takes no messages ({}): {why}; give it room",
                 self.name
-            ),
-            None => tracing::info!("the broker takes messages again ({})", self.name),
+            );
+        } else {
+            tracing::info!("the broker takes messages again ({})", self.name);
         }
     }
 }

@@ -10,6 +10,7 @@ mod probe;
 mod publisher;
 mod spool;
 mod subscription;
+mod task;
 pub mod topology;
 mod trouble;
 mod wire;
@@ -19,15 +20,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::message::Delivery as Received;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use self::link::{Link, State, Target};
-use self::publisher::{PublishError, Publisher, PublisherTask};
-use self::spool::Drain;
+use self::publisher::{PublishError, Publisher};
 use self::subscription::{Context, RabbitSubscription};
 use self::wire::{FRESH, Writer};
 use super::dedupe::{self, Dedupe};
@@ -39,6 +36,7 @@ use crate::model::{Lane, LoginEvent, Reason, TenantId};
 
 pub use self::fleet::Heartbeats;
 pub use self::probe::{Duty, probe};
+pub use self::task::RabbitTask;
 pub use self::trouble::Trouble as BrokerTrouble;
 
 /// How long a count of the broker's messages holds, so that many probes cost one.
@@ -47,8 +45,6 @@ const COUNT_HOLDS: Duration = Duration::from_secs(1);
 const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the first contact with the broker may take.
 const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the journal may go on being forwarded when the service stops.
-const LAST_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a process does with the broker besides publishing.
 #[derive(Clone, Debug, Default)]
@@ -76,15 +72,6 @@ pub struct RabbitQueue {
     spooling: watch::Sender<bool>,
     dedupe: Arc<Mutex<Dedupe>>,
     counted: Arc<Mutex<Option<(Instant, Counts)>>>,
-}
-
-/// The working half: connections, publishing, forwarding, taking in.
-pub struct RabbitTask {
-    queue: RabbitQueue,
-    publisher: PublisherTask,
-    roles: RabbitmqRoles,
-    records: Option<Arc<dyn Records>>,
-    heartbeats: Option<Arc<dyn Heartbeats>>,
 }
 
 /// What a rabbit queue is opened with.
@@ -313,95 +300,5 @@ impl Queue for RabbitQueue {
             delayed: counts.as_ref().map(|counts| counts.delayed),
             dead: counts.as_ref().map(|counts| counts.dead),
         })
-    }
-}
-
-impl RabbitTask {
-    /// Takes over what workers write for the ledger.
-    pub fn take_records(&mut self, records: Arc<dyn Records>) {
-        self.records = Some(records);
-    }
-
-    /// Sends and hears heartbeats of the fleet.
-    pub fn join_fleet(&mut self, heartbeats: Arc<dyn Heartbeats>) {
-        self.heartbeats = Some(heartbeats);
-    }
-
-    /// Works until `stop`; then forwards what the journal holds while the broker takes it, and closes the connections.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let late = CancellationToken::new();
-        let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        let Self { queue, publisher, roles, records, heartbeats } = self;
-        parts.spawn(queue.publishing.clone().run(late.clone()));
-        parts.spawn(queue.context.link.clone().run(late.clone()));
-        parts.spawn(publisher.run(late.clone()));
-        for tenant in queue.context.tenants.iter() {
-            for lane in Lane::ALL {
-                let drain = Drain { queue: queue.clone(), tenant: tenant.clone(), lane };
-                parts.spawn(drain.run(late.clone()));
-            }
-        }
-        parts.spawn(spool::watch(queue.clone(), late.clone()));
-        if roles.keeps_dead_letters {
-            let store = DeadStore { journal: queue.journal.clone(), clock: queue.context.clock };
-            parts.spawn(take_in(queue.context.link.clone(), topology::DEAD, store, stop.clone()));
-        }
-        if let Some(records) = records {
-            parts.spawn(take_in(queue.context.link.clone(), topology::LEDGER, RecordStore { records }, stop.clone()));
-        }
-        if let Some(heartbeats) = heartbeats {
-            parts.spawn(fleet::run(queue.context.link.clone(), heartbeats, stop.clone()));
-        }
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                Some(ended) = parts.join_next() => {
-                    // Parts end by themselves only after `stop`, which they may see before we do.
-                    ended??;
-                    anyhow::ensure!(stop.is_cancelled(), "a part of the broker's side ended by itself");
-                }
-            }
-        }
-        timeout(LAST_DRAIN_TIMEOUT, queue.forwarded_or_down()).await.ok();
-        late.cancel();
-        while let Some(ended) = parts.join_next().await {
-            ended??;
-        }
-        Ok(())
-    }
-}
-
-async fn take_in(
-    link: Link,
-    queue: &'static str,
-    store: impl intake::Store,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    intake::run(link, queue, &store, stop).await
-}
-
-/// Keeps given-up messages in the journal's table of dead letters.
-struct DeadStore {
-    journal: EmbeddedQueue,
-    clock: Clock,
-}
-
-#[async_trait]
-impl intake::Store for DeadStore {
-    async fn take(&self, received: &[Received]) -> anyhow::Result<()> {
-        let now = self.clock.now();
-        let dead: Vec<_> = received.iter().map(|received| wire::read_dead(received, now)).collect();
-        Ok(self.journal.bury(&dead).await?)
-    }
-}
-
-struct RecordStore {
-    records: Arc<dyn Records>,
-}
-
-#[async_trait]
-impl intake::Store for RecordStore {
-    async fn take(&self, received: &[Received]) -> anyhow::Result<()> {
-        self.records.take(received.iter().map(|received| received.data.clone()).collect()).await
     }
 }

@@ -192,13 +192,12 @@ async fn attempt(
         State::Up(up) => up.connection,
     };
     let failed = |error: lapin::Error| PublishError::Failed(error.into());
-    let channel = match channel.filter(|channel| channel.status().connected()) {
-        Some(channel) => channel,
-        None => {
-            let channel = connection.create_channel().await.map_err(failed)?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
-            channel
-        }
+    let channel = if let Some(channel) = channel.filter(|channel| channel.status().connected()) {
+        channel
+    } else {
+        let channel = connection.create_channel().await.map_err(failed)?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+        channel
     };
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let mut confirms = Vec::with_capacity(batch.len());

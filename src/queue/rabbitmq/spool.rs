@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::RabbitQueue;
-use super::publisher::BATCH_MAX;
+use super::publisher::{BATCH_MAX, PublishError};
+use super::topology;
 use super::wire::Carried;
 use crate::model::{Lane, Reason, TenantId};
 use crate::queue::{Delivery, Queue as _, Settlement, Subscription};
@@ -15,6 +17,8 @@ use crate::retry;
 
 /// How often it is looked whether the broker takes events again although the journal holds none.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long declaring a queue may take.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Dead letters that are put back go out no faster than this, so that logins are not held up behind them.
 const REDRIVES_PER_SECOND: u32 = 100;
 
@@ -55,6 +59,9 @@ impl Drain {
                 Ok(()) => break,
                 Err(error) => {
                     failures = failures.saturating_add(1);
+                    if matches!(error, PublishError::Unroutable) {
+                        self.declare_again().await;
+                    }
                     tracing::debug!(tenant = %self.tenant, failures, "cannot forward from the journal: {error}");
                     tokio::time::sleep(retry::reconnect_delay(failures)).await;
                 }
@@ -73,6 +80,22 @@ impl Drain {
         let pause = Duration::from_secs(1) * u32::try_from(redriven).unwrap_or(u32::MAX) / REDRIVES_PER_SECOND;
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+}
+
+impl Drain {
+    /// The lane's queue was deleted, and no worker is there to declare it.
+    async fn declare_again(&self) {
+        let context = &self.queue.context;
+        let Some(connection) = self.queue.publishing.usable().filter(|_| context.declare) else { return };
+        let declared = timeout(DECLARE_TIMEOUT, topology::declare_lane(&connection, &self.tenant, self.lane)).await;
+        match declared {
+            Ok(Ok(())) => {
+                tracing::warn!(tenant = %self.tenant, "a queue was gone from the broker and is declared again");
+            }
+            Ok(Err(trouble)) => tracing::debug!("{trouble}"),
+            Err(_late) => {}
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 use crate::support::soon;
 
 pub(super) const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
+pub(super) const CONNECTION_CLOSE: (u16, u16) = (10, 50);
 
 /// An open connection, or the method that the broker sent instead of `connection.open-ok`.
 pub(super) async fn open(url: &str) -> Result<TcpStream, (u16, u16)> {

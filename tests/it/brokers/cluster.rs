@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::faults::{declare, has, publish};
-use crate::support::broker::{Cluster, rabbitmq_or_skip};
+use crate::support::broker::{Broker, Cluster, rabbitmq_or_skip};
 use crate::support::soon;
 
 #[tokio::test]
@@ -30,6 +30,6 @@ async fn a_cluster_that_loses_its_leader_elects_another() {
     let leader = cluster.leader_of(&vhost, "q").await;
     has(cluster.node(leader), &vhost, "q", 1).await;
     cluster.node(lost).restart().await;
-    assert!(cluster.nodes().iter().all(super::super::support::broker::Broker::is_running));
+    assert!(cluster.nodes().iter().all(Broker::is_running));
     has(cluster.node(lost), &vhost, "q", 1).await;
 }

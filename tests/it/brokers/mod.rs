@@ -3,4 +3,6 @@
 mod amqp;
 mod cluster;
 mod faults;
+mod operators;
+mod proxy;
 mod sharing;

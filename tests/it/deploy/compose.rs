@@ -28,7 +28,8 @@ fn with_defaults(text: &str) -> String {
     for piece in pieces {
         let (variable, rest) = piece.split_once('}').unwrap();
         let (_, default) = variable.split_once(":-").unwrap_or_else(|| panic!("{variable} has no default"));
-        whole += &format!("{default}{rest}");
+        whole.push_str(default);
+        whole.push_str(rest);
     }
     whole
 }

@@ -49,7 +49,7 @@ fn all_roles_fit_on_one_machine() {
         assert!(ports.insert(config.admin.listen.port()), "{role} takes the port of another");
         assert!(role != "webhook" || ports.insert(config.webhook.listen.port()), "{role}");
         let folder = config.data_dir.to_str().unwrap().to_owned();
-        assert_eq!(values(role, "WorkingDirectory"), [folder.clone()]);
+        assert_eq!(values(role, "WorkingDirectory"), std::slice::from_ref(&folder));
         assert_eq!(values(role, "StateDirectory"), [folder.strip_prefix("/var/lib/").unwrap()]);
     }
 }

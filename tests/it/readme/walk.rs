@@ -53,7 +53,7 @@ fn is_installable(words: &[&str]) {
     match words {
         ["systemctl", "enable", "--now", "soloist"] => assert!(unit.contains("[Install]")),
         ["systemctl", "reload", "soloist"] => assert!(unit.contains("ExecReload=/bin/kill -HUP $MAINPID")),
-        ["cp", from, "/etc/systemd/system/"] => assert!(root().join(from).exists(), "{from}"),
+        ["cp", from, "/etc/systemd/system/" | "/etc/soloist/"] => assert!(root().join(from).exists(), "{from}"),
         ["useradd", "--system", user] => assert!(unit.contains(&format!("User={user}\n"))),
         ["chown" | "chmod", "-R", _, folder] => assert!(unit.contains(&format!("--config {folder}/soloist.toml"))),
         ["install", "-m", "755", "target/release/soloist", folder] => {
@@ -62,7 +62,6 @@ fn is_installable(words: &[&str]) {
         ["install", "-d", "-o", "soloist", "-m", "700", folder] => {
             assert!(unit.contains(&format!("WorkingDirectory={folder}\n")));
         }
-        ["cp", from, "/etc/soloist/"] => assert!(root().join(from).exists(), "{from}"),
         ["systemctl", "enable", "--now", instance] => {
             let role = instance.strip_prefix("soloist@").unwrap();
             assert!(root().join(format!("deploy/systemd/{role}.env")).exists(), "{instance}");
