@@ -2,7 +2,8 @@
 
 mod broker;
 mod cluster;
+mod network;
 mod processes;
 
 /// Rows that the table has when all tests here have run.
-pub(super) const ALL: usize = 11;
+pub(super) const ALL: usize = 14;
