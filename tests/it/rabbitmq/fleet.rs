@@ -13,6 +13,8 @@ use crate::support::soon;
 
 /// What a process says of each delivery, and of its troubles with the broker.
 const LOG: &str = "info,soloist::worker=debug,soloist::queue=debug";
+/// Users that a worker looks at side by side.
+const STEPS_AT_ONCE: usize = 8;
 /// Lines of each process that a failed test shows.
 const LINES_SHOWN: usize = 12;
 
@@ -27,8 +29,10 @@ pub(super) struct Fleet {
     running: BTreeMap<String, Serving>,
     /// What processes that have ended had logged.
     ended: Vec<String>,
-    /// Whether a worker was killed, which may have settled what it had no time to log.
-    pub(super) has_lost_a_worker: bool,
+    /// Processes that ever were, for the name of the next.
+    started: usize,
+    /// Events that workers which were killed may have settled, but had no time to log.
+    pub(super) unsaid_max: usize,
 }
 
 impl Fleet {
@@ -40,6 +44,7 @@ impl Fleet {
             ("SOLOIST_QUEUE__BACKEND", "rabbitmq"),
             ("SOLOIST_QUEUE__RABBITMQ__URL", url),
             ("SOLOIST_TELEMETRY__LOG", LOG),
+            ("SOLOIST_WORKER__CONCURRENCY", &STEPS_AT_ONCE.to_string()),
         ];
         Self {
             sandbox: Arc::new(sandbox),
@@ -48,7 +53,8 @@ impl Fleet {
             folder: tempfile::tempdir().unwrap(),
             running: BTreeMap::new(),
             ended: Vec::new(),
-            has_lost_a_worker: false,
+            started: 0,
+            unsaid_max: 0,
         }
     }
 
@@ -80,12 +86,20 @@ impl Fleet {
         if role == "webhook" {
             self.doors.lock().unwrap().insert(name.to_owned(), serving.webhook_url.clone());
         }
+        self.started += 1;
         assert!(self.running.insert(name.to_owned(), serving).is_none(), "{name} runs already");
+    }
+
+    /// Starts another process of this role, on a folder of its own.
+    pub(super) async fn add_another(&mut self, role: &str) {
+        self.add(&format!("{role}-{}", self.started + 1)).await;
     }
 
     /// `kill -9`.
     pub(super) async fn kill(&mut self, name: &str) {
-        self.has_lost_a_worker |= name.starts_with("worker");
+        if name.starts_with("worker") {
+            self.unsaid_max += STEPS_AT_ONCE;
+        }
         let serving = self.take(name);
         self.ended.extend(serving.kill().await);
     }
@@ -109,7 +123,7 @@ impl Fleet {
     }
 
     /// Those of one role, or all.
-    fn names(&self, role: &str) -> Vec<String> {
+    pub(super) fn names(&self, role: &str) -> Vec<String> {
         self.running.keys().filter(|name| name.starts_with(role)).cloned().collect()
     }
 

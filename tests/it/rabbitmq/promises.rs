@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::brokers::{Site, broker_or_skip};
-use super::fleet::Fleet;
 use super::load::{Load, Plan};
 use super::scenario::{Scenario, is_long};
 
@@ -13,9 +12,8 @@ async fn two_webhooks_three_workers_and_a_control_lose_nothing_when_a_worker_and
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
     let (users, logins_each) = (if is_long() { 500 } else { 100 }, 5);
-    let scenario = Scenario { fault: "worker and broker kill -9", webhooks: 2, workers: 3 };
-    let mut fleet = Fleet::empty(&site.url).await;
-    fleet.staff(scenario.webhooks, scenario.workers).await;
+    let scenario = Scenario::new("worker and broker kill -9", 2, 3);
+    let mut fleet = scenario.fleet(&site).await;
     fleet.ready().await;
 
     let load = Load::start(&fleet, Plan { users, pace: Duration::from_millis(80), logins: Some(users * logins_each) });
@@ -37,9 +35,8 @@ async fn thousands_of_webhooks_without_a_broker_are_all_accepted_at_once_and_set
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
     let events = if is_long() { 10_000 } else { 2_000 };
-    let scenario = Scenario { fault: "broker away", webhooks: 1, workers: 2 };
-    let mut fleet = Fleet::empty(&site.url).await;
-    fleet.staff(scenario.webhooks, scenario.workers).await;
+    let scenario = Scenario::new("broker away", 1, 2);
+    let fleet = scenario.fleet(&site).await;
     fleet.ready().await;
 
     broker.stop().await;

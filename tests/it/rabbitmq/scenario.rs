@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use soloist::model::TenantId;
 use soloist::queue::rabbitmq::topology;
+use soloist::sandbox::Faults;
 
 use super::brokers::Site;
 use super::fleet::Fleet;
@@ -19,17 +20,28 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(240);
 /// How long the logins around a fault may take.
 const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 
+/// What a busy fleet's provider takes for each call, and how many users each of its workers looks at side by side: with
+/// that it cannot keep up, so that every worker always has messages in hand.
+const BUSY_LATENCY_MS: u64 = 40;
+const BUSY_CONCURRENCY: &str = "3";
+
 /// The processes, and what the fault is called.
 #[derive(Clone, Copy)]
 pub(super) struct Scenario {
-    pub(super) fault: &'static str,
-    pub(super) webhooks: usize,
-    pub(super) workers: usize,
+    fault: &'static str,
+    webhooks: usize,
+    workers: usize,
+    is_busy: bool,
 }
 
 /// Logins before and after the fault, each.
 pub(super) fn logins_around() -> usize {
-    if is_long() { 1_000 } else { 60 }
+    if is_long() { 500 } else { 60 }
+}
+
+/// How often the fault happens.
+fn rounds() -> usize {
+    if is_long() { 3 } else { 1 }
 }
 
 /// Whether the long form of a test was asked for.
@@ -38,15 +50,36 @@ pub(super) fn is_long() -> bool {
 }
 
 impl Scenario {
-    /// `broker` is asked about the queues; it must answer again when `fault` returns.
-    pub(super) async fn run(self, broker: &Broker, site: &Site, fault: impl AsyncFnOnce(&mut Fleet, &Load)) {
+    pub(super) fn new(fault: &'static str, webhooks: usize, workers: usize) -> Self {
+        Self { fault, webhooks, workers, is_busy: false }
+    }
+
+    /// With more logins than the workers can keep up with.
+    pub(super) fn busy(self) -> Self {
+        Self { is_busy: true, ..self }
+    }
+
+    /// The processes, started.
+    pub(super) async fn fleet(self, site: &Site) -> Fleet {
         let mut fleet = Fleet::empty(&site.url).await;
+        if self.is_busy {
+            fleet.set("SOLOIST_WORKER__CONCURRENCY", BUSY_CONCURRENCY);
+            fleet.sandbox.set_faults(Faults { latency_ms: BUSY_LATENCY_MS, ..Faults::default() });
+        }
         fleet.staff(self.webhooks, self.workers).await;
+        fleet
+    }
+
+    /// `broker` is asked about the queues; it must answer again when `fault` returns.
+    pub(super) async fn run(self, broker: &Broker, site: &Site, mut fault: impl AsyncFnMut(&mut Fleet, &Load)) {
+        let mut fleet = self.fleet(site).await;
         fleet.ready().await;
         let load = Load::start(&fleet, Plan::STEADY);
         load.accepts_within(LOAD_PATIENCE, logins_around()).await;
-        fault(&mut fleet, &load).await;
-        load.accepts_within(LOAD_PATIENCE, logins_around()).await;
+        for _ in 0..rounds() {
+            fault(&mut fleet, &load).await;
+            load.accepts_within(LOAD_PATIENCE, logins_around()).await;
+        }
         let accepted = load.end().await;
         self.conclude(broker, site, fleet, &accepted).await.record();
     }
@@ -104,11 +137,10 @@ fn judge(fault: &'static str, fleet: &Fleet, accepted: &[Accepted]) -> Row {
     }
     let settled = fleet.settled();
     let times = |login: &Accepted| settled.get(&login.event).copied().unwrap_or(0);
-    // A killed worker may have settled what it could not log any more: then the sandbox alone must do.
-    let lost = match fleet.has_lost_a_worker {
-        true => 0,
-        false => accepted.iter().filter(|login| times(login) == 0).count(),
-    };
+    // A worker that was killed may have settled what it could not log any more; that the queues are empty and the
+    // sandbox has nothing to complain of must do for so many.
+    let unsaid = accepted.iter().filter(|login| times(login) == 0).count();
+    let lost = unsaid.saturating_sub(fleet.unsaid_max);
     let mut answered: Vec<_> = accepted.iter().map(|login| login.at).collect();
     answered.sort_unstable();
     Row {

@@ -13,8 +13,8 @@ const ENFORCE: &str = "soloist.enforce.default";
 async fn a_broker_killed_under_load_loses_nothing() {
     let Some(broker) = broker_or_skip("a_broker_killed_under_load_loses_nothing").await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "broker kill -9, restarted", webhooks: 2, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("broker kill -9, restarted", 2, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         broker.kill().await;
         load.accepts(20).await;
         broker.restart().await;
@@ -26,8 +26,8 @@ async fn a_broker_killed_under_load_loses_nothing() {
 async fn a_broker_restarted_by_its_operator_loses_nothing() {
     let Some(broker) = broker_or_skip("a_broker_restarted_by_its_operator_loses_nothing").await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "broker stopped, restarted", webhooks: 1, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("broker stopped, restarted", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         broker.stop().await;
         load.accepts(20).await;
         broker.restart().await;
@@ -40,7 +40,7 @@ async fn a_broker_without_memory_loses_nothing_and_holds_nobody_up() {
     let name = "a_broker_without_memory_loses_nothing_and_holds_nobody_up";
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "memory alarm for 4 s", webhooks: 1, workers: 2 };
+    let scenario = Scenario::new("memory alarm for 4 s", 1, 2);
     let fault = async |fleet: &mut Fleet, load: &Load| {
         broker.memory_alarm(true).await;
         fleet.spools(20).await;
@@ -57,8 +57,8 @@ async fn a_queue_deleted_under_a_running_worker_loses_nothing_that_comes_after()
     let name = "a_queue_deleted_under_a_running_worker_loses_nothing_that_comes_after";
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "enforce queue deleted while empty", webhooks: 1, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("enforce queue deleted while empty", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         let held = load.held().await;
         let mut pause = tokio::time::interval(Duration::from_millis(20));
         while broker.queue_depth(&site.vhost, ENFORCE).await != Some(0) {
@@ -74,8 +74,8 @@ async fn a_queue_deleted_under_a_running_worker_loses_nothing_that_comes_after()
 async fn connections_that_an_operator_closes_lose_nothing() {
     let Some(broker) = broker_or_skip("connections_that_an_operator_closes_lose_nothing").await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "all connections closed, 3 times", webhooks: 1, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("all connections closed, 3 times", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         for _ in 0..3 {
             broker.close_all_connections().await;
             load.accepts(50).await;
@@ -89,10 +89,9 @@ async fn processes_that_start_without_a_broker_accept_and_settle_later() {
     let name = "processes_that_start_without_a_broker_accept_and_settle_later";
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "no broker at the start", webhooks: 2, workers: 2 };
+    let scenario = Scenario::new("no broker at the start", 2, 2);
     broker.stop().await;
-    let mut fleet = Fleet::empty(&site.url).await;
-    fleet.staff(scenario.webhooks, scenario.workers).await;
+    let fleet = scenario.fleet(&site).await;
     let load = Load::start(&fleet, Plan::STEADY);
     load.accepts(logins_around()).await;
     assert_eq!((load.accepted_by_broker(), load.retried()), (0, 0), "all are accepted at once, by the journal");

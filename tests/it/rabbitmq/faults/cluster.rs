@@ -25,8 +25,8 @@ async fn a_cluster_whose_leader_is_killed_and_then_one_whose_leader_is_paused_lo
     }
     let cluster = Cluster::start().await;
     let site = site_on(&cluster).await;
-    let scenario = Scenario { fault: "cluster: leader kill -9, restarted", webhooks: 2, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("cluster: leader kill -9, restarted", 2, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         let leader = cluster.node(cluster.leader_of(&site.vhost, ENFORCE).await);
         leader.kill().await;
         load.accepts(60).await;
@@ -35,8 +35,8 @@ async fn a_cluster_whose_leader_is_killed_and_then_one_whose_leader_is_paused_lo
     scenario.run(cluster.node(0), &site, fault).await;
 
     let site = site_on(&cluster).await;
-    let scenario = Scenario { fault: "cluster: leader paused for 12 s", webhooks: 2, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("cluster: leader paused for 12 s", 2, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         let leader = cluster.node(cluster.leader_of(&site.vhost, ENFORCE).await);
         leader.freeze().await;
         load.goes_on_for(Duration::from_secs(12)).await;

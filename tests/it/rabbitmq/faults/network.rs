@@ -20,8 +20,8 @@ async fn connections_that_are_cut_lose_nothing() {
     let Some(broker) = broker_or_skip("connections_that_are_cut_lose_nothing").await else { return };
     let proxy = Proxy::start(broker.addr()).await;
     let site = site_behind(&proxy, &broker).await;
-    let scenario = Scenario { fault: "network: all cut 3 times, then refused", webhooks: 1, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("network: all cut 3 times, then refused", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         for _ in 0..3 {
             proxy.cut_all().await;
             load.accepts(50).await;
@@ -42,8 +42,8 @@ async fn connections_that_stall_for_longer_than_a_confirm_may_take_lose_nothing(
     let site = site_behind(&proxy, &broker).await;
     // The long one is longer than heartbeats may stay out, too.
     let (fault, seconds) = if is_long() { ("network: stalls for 40 s", 40) } else { ("network: stalls for 5 s", 5) };
-    let scenario = Scenario { fault, webhooks: 1, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new(fault, 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         proxy.stall(true);
         load.goes_on_for(Duration::from_secs(seconds)).await;
         proxy.stall(false);
@@ -56,8 +56,8 @@ async fn connections_that_are_closed_by_half_lose_nothing() {
     let Some(broker) = broker_or_skip("connections_that_are_closed_by_half_lose_nothing").await else { return };
     let proxy = Proxy::start(broker.addr()).await;
     let site = site_behind(&proxy, &broker).await;
-    let scenario = Scenario { fault: "network: half-closed 3 times", webhooks: 1, workers: 2 };
-    let fault = async |_fleet: &mut Fleet, load: &Load| {
+    let scenario = Scenario::new("network: half-closed 3 times", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
         for _ in 0..3 {
             proxy.half_close();
             load.accepts(50).await;

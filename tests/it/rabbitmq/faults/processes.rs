@@ -10,11 +10,12 @@ async fn a_worker_killed_in_the_middle_and_replaced_loses_nothing() {
     let name = "a_worker_killed_in_the_middle_and_replaced_loses_nothing";
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "worker kill -9, replaced", webhooks: 1, workers: 2 };
+    let scenario = Scenario::new("worker kill -9, replaced", 1, 2).busy();
     let fault = async |fleet: &mut Fleet, load: &Load| {
-        fleet.kill("worker-1").await;
+        let worker = fleet.names("worker").swap_remove(0);
+        fleet.kill(&worker).await;
         load.accepts(60).await;
-        fleet.add("worker-3").await;
+        fleet.add_another("worker").await;
     };
     scenario.run(&broker, &site, fault).await;
 }
@@ -24,7 +25,7 @@ async fn a_webhook_process_killed_with_events_in_its_journal_brings_them_when_it
     let name = "a_webhook_process_killed_with_events_in_its_journal_brings_them_when_it_is_back";
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "broker down, webhook kill -9, both back", webhooks: 2, workers: 2 };
+    let scenario = Scenario::new("broker down, webhook kill -9, both back", 2, 2);
     let fault = async |fleet: &mut Fleet, load: &Load| {
         broker.kill().await;
         load.accepts(60).await;
@@ -47,7 +48,7 @@ async fn workers_restarted_one_by_one_under_load_lose_nothing_and_evict_nobody_w
     let name = "workers_restarted_one_by_one_under_load_lose_nothing_and_evict_nobody_wrongly";
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario { fault: "workers restarted one by one", webhooks: 2, workers: 3 };
+    let scenario = Scenario::new("workers restarted one by one", 2, 3).busy();
     let fault = async |fleet: &mut Fleet, load: &Load| {
         for worker in ["worker-1", "worker-2", "worker-3"] {
             fleet.stop(worker).await;
