@@ -15,10 +15,10 @@ use crate::support::broker::Broker;
 
 /// How long it may take until nothing waits any more. A message that found its queue gone comes back from a delay
 /// queue only after some minutes.
-const QUIET_PATIENCE: Duration = Duration::from_secs(240);
+const QUIET_PATIENCE: Duration = Duration::from_mins(4);
 
 /// How long the logins around a fault may take.
-const LOAD_PATIENCE: Duration = Duration::from_secs(120);
+const LOAD_PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a busy fleet's provider takes for each call, and how many users each of its workers looks at side by side: with
 /// that it cannot keep up, so that every worker always has messages in hand.
