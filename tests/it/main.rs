@@ -34,6 +34,8 @@ mod queue_embedded;
 #[cfg(test)]
 mod queue_rabbitmq;
 #[cfg(test)]
+mod rabbitmq;
+#[cfg(test)]
 mod rabbitmq_users;
 #[cfg(test)]
 mod readme;

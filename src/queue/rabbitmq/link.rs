@@ -186,6 +186,13 @@ impl Link {
         state.wait_for(|state| matches!(state, State::Up(Up { blocked: false, .. }))).await.ok();
     }
 
+    /// Waits until the broker takes no messages although there is a connection. Cancel-safe.
+    pub(super) async fn until_blocked(&self) {
+        let mut state = self.state.subscribe();
+        // The sender is ours, so it cannot be gone.
+        state.wait_for(|state| matches!(state, State::Up(Up { blocked: true, .. }))).await.ok();
+    }
+
     /// Drops the connection and makes a new one.
     pub(super) fn restart(&self) {
         self.restarts.send_modify(|restarts| *restarts += 1);

@@ -5,9 +5,9 @@ use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::super::soon;
 use super::node::PAUSE;
 use super::{Broker, PROGRAMS};
+use crate::support::soon;
 
 impl Broker {
     /// `rabbitmqctl` with these arguments; what it prints.
