@@ -36,6 +36,8 @@ mod queue_rabbitmq;
 #[cfg(test)]
 mod rabbitmq;
 #[cfg(test)]
+mod rabbitmq_users;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod sandbox;

@@ -41,7 +41,12 @@ impl Target {
     /// # Errors
     /// When a URL is none, or a file cannot be read. No password is in the text.
     pub(super) fn new(config: &RabbitmqConfig) -> anyhow::Result<Self> {
-        let uris = config.urls.iter().map(|url| uri(url, config.password.as_ref())).collect::<Result<_, _>>()?;
+        let uris: Vec<_> =
+            config.urls.iter().map(|url| uri(url, config.password.as_ref())).collect::<Result<_, _>>()?;
+        let user = |uri: &AMQPUri| uri.authority.userinfo.username.clone();
+        // Messages name their user, and a broker takes none that names another.
+        let users: BTreeSet<String> = uris.iter().map(user).collect();
+        anyhow::ensure!(users.len() <= 1, "queue.rabbitmq.url names several users; all its hosts need the same");
         let read = |file: &std::path::Path| {
             std::fs::read(file).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))
         };
@@ -63,11 +68,18 @@ impl Target {
 
     /// Hosts, port and virtual host, for people.
     pub(super) fn shown(&self) -> String {
+        self.places().join(", ")
+    }
+
+    /// The same, one by one, in the order of their turns.
+    pub(super) fn places(&self) -> Vec<String> {
         let shown = |uri: &AMQPUri| {
             let tls = if uri.scheme == AMQPScheme::AMQPS { " (TLS)" } else { "" };
-            format!("{}:{}{tls} virtual host `{}`", uri.authority.host, uri.authority.port, uri.vhost)
+            let host = &uri.authority.host;
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            format!("{host}:{}{tls} virtual host `{}`", uri.authority.port, uri.vhost)
         };
-        self.uris.iter().map(shown).collect::<Vec<_>>().join(", ")
+        self.uris.iter().map(shown).collect()
     }
 
     /// Connects to the host whose turn it is.
@@ -88,6 +100,11 @@ impl Target {
 fn uri(url: &SecretString, password: Option<&SecretString>) -> anyhow::Result<AMQPUri> {
     let parsed: Result<AMQPUri, String> = url.expose_secret().parse();
     let mut uri = parsed.map_err(|error| anyhow::anyhow!("queue.rabbitmq.url is no AMQP URL: {error}"))?;
+    // The client takes an IPv6 address for no host at all, and would go to `localhost`.
+    let host = url.expose_secret().parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_owned));
+    if let Some(address) = host.as_deref().and_then(|host| host.strip_prefix('[')?.strip_suffix(']')) {
+        address.clone_into(&mut uri.authority.host);
+    }
     uri.query.heartbeat = Some(HEARTBEAT_SECONDS);
     if let Some(password) = password {
         password.expose_secret().clone_into(&mut uri.authority.userinfo.password);
@@ -287,5 +304,42 @@ impl Link {
         } else {
             tracing::info!("the broker takes messages again ({})", self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(urls: &[&str]) -> anyhow::Result<Target> {
+        Target::new(&RabbitmqConfig {
+            urls: urls.iter().map(|url| SecretString::from(*url)).collect(),
+            password: Some("planted-password".into()),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            declare: true,
+            confirm_timeout: CONNECT_TIMEOUT,
+            publish_channels: 1,
+            spool_bytes_max: 1,
+        })
+    }
+
+    #[test]
+    fn a_place_is_shown_as_it_is_meant_and_without_a_password() {
+        for (url, place) in [
+            ("amqp://worker:secret@rabbit", "rabbit:5672 virtual host `/`"),
+            ("amqps://worker@10.0.0.1:1/%2f", "10.0.0.1:1 (TLS) virtual host `/`"),
+            ("amqps://worker@[fd00::1]/soloist", "[fd00::1]:5671 (TLS) virtual host `soloist`"),
+        ] {
+            assert_eq!(target(&[url]).unwrap().places(), [place]);
+        }
+    }
+
+    #[test]
+    fn all_hosts_are_used_by_the_same_user() {
+        assert_eq!(target(&["amqp://worker:a@one", "amqp://worker:b@two"]).unwrap().user(), "worker");
+        let error = target(&["amqp://worker@one", "amqp://control@two"]).err().unwrap().to_string();
+        assert!(error.contains("names several users") && !error.contains("planted"), "{error}");
     }
 }

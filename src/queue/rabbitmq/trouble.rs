@@ -29,6 +29,21 @@ impl Trouble {
         )
     }
 
+    /// Names the place that it is about.
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.what = format!("{place}: {}", self.what);
+        self
+    }
+
+    /// Where a permission is missing, names the right that was used: older brokers name only what it was used on.
+    pub(super) fn for_want_of(mut self, right: &str) -> Self {
+        if self.what.starts_with(MISSING) {
+            self.what = format!("{} (needed: {right})", self.what);
+            self.remedy = "give the user its permissions, by the patterns in the README: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ";
+        }
+        self
+    }
+
     /// What to do.
     pub fn remedy(&self) -> &'static str {
         self.remedy
@@ -53,6 +68,8 @@ impl From<lapin::Error> for Trouble {
         explained(&text)
     }
 }
+
+const MISSING: &str = "a permission is missing";
 
 /// The broker's own words (RabbitMQ 3.10) tell the cases apart; AMQP's codes do not.
 fn explained(text: &str) -> Trouble {
@@ -86,10 +103,17 @@ fn explained(text: &str) -> Trouble {
             "use amqp:// in queue.rabbitmq.url, or the broker's TLS port (usually 5671)",
         );
     }
-    if text.contains("certificate") || text.contains("UnknownIssuer") {
+    // The broker's alert, about what we showed or did not show; otherwise it is about what it showed.
+    if text.contains("fatal alert") {
         return Trouble::for_a_person(
-            format!("the broker's certificate, or ours, is not accepted ({text})"),
-            "set queue.rabbitmq.ca_file to the CA of the broker's certificate, and cert_file and key_file where it asks for one",
+            format!("the broker does not accept our certificate, or none was given ({text})"),
+            "set queue.rabbitmq.cert_file and key_file to a certificate that the broker's CA has signed",
+        );
+    }
+    if text.contains("certificate") {
+        return Trouble::for_a_person(
+            format!("the broker's certificate is not accepted ({text})"),
+            "set queue.rabbitmq.ca_file to the CA of the broker's certificate, and use a host name that stands in it",
         );
     }
     if let Some(what) = between(text, "PRECONDITION_FAILED - ", "") {
@@ -97,7 +121,7 @@ fn explained(text: &str) -> Trouble {
     }
     if let Some(what) = between(text, "ACCESS_REFUSED - ", "") {
         return Trouble::for_a_person(
-            format!("a permission is missing: {what}"),
+            format!("{MISSING}: {what}"),
             "give the user its permissions (README: accounts), or set queue.rabbitmq.declare = false where it may not declare",
         );
     }
@@ -153,6 +177,8 @@ mod tests {
                 "ACCESS_REFUSED - access to queue 'x' in vhost '/' refused for user 'y'",
                 "permission is missing: access to queue 'x'",
             ),
+            ("received fatal alert: CertificateRequired", "does not accept our certificate, or none was given"),
+            ("invalid peer certificate: UnknownIssuer", "the broker's certificate is not accepted"),
             ("NOT_FOUND - no queue 'soloist.dead' in vhost '/'", "not declared: no queue 'soloist.dead'"),
             (
                 "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'soloist.dead' in vhost '/': received \
