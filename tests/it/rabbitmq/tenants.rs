@@ -61,7 +61,7 @@ async fn a_tenant_with_a_wrong_secret_and_a_long_queue_does_not_delay_another() 
     }
     let beside = settled_p99(&fleet).await;
 
-    let stuck: u64 = waiting(&broker, &site.vhost, &tenant("stuck")).await.into_values().sum();
+    let stuck: u64 = waiting(&broker, &site.vhost, &tenant("stuck")).await.into_values().flatten().sum();
     assert_eq!(stuck, messages, "messages of the tenant with the wrong secret that wait");
     println!("login to settled, p99: alone {alone:.2?}, beside {messages} waiting messages of another {beside:.2?}");
     fleet.stop_all().await;
