@@ -150,6 +150,24 @@ async fn every_right_that_a_role_lacks_is_told_by_the_check() {
     assert_eq!(tried, 1 + 11 + 9, "rights that were left out one by one");
 }
 
+#[tokio::test]
+async fn a_worker_that_may_not_hear_the_others_says_so_while_it_runs() {
+    if !rabbitmq_or_skip("a_worker_that_may_not_hear_the_others_says_so_while_it_runs") {
+        return;
+    }
+    let Some(broker) = shared_broker().await.own() else { return };
+    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    declared_by_admin(broker, &vhost, &sandbox).await;
+    let [_, write, read] = rights("worker");
+    let deaf = account_with(broker, &vhost, "deaf", ["^$".to_owned(), write, read]).await;
+    let mut worker = restricted(&sandbox, &deaf).start(&["serve", "--role", "worker"]);
+    let why = worker.says("cannot join the fleet, will try again: ").await;
+    assert!(
+        why.contains("a permission is missing: access to queue 'soloist.private.") && why.contains(&deaf.name),
+        "{why}"
+    );
+}
+
 /// What the broker answers to one message; `None` when it takes it.
 async fn refusal(url: &str, exchange: &str, key: &str, user_id: Option<&str>) -> Option<String> {
     let (connection, channel) = amqp::connect(url).await;
