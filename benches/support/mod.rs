@@ -1,6 +1,8 @@
 //! What the benchmarks share: alternating runs, their spread, and the verdict over a goal.
 
 pub(crate) mod child;
+pub(crate) mod load;
+pub(crate) mod server;
 
 use std::fmt;
 use std::path::PathBuf;
