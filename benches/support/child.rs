@@ -38,10 +38,14 @@ impl Child {
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        self.tell(line)?;
+        self.read()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) -> anyhow::Result<()> {
         let input = self.input.as_mut().context("it was told to end")?;
         writeln!(input, "{line}")?;
-        input.flush()?;
-        self.read()
+        Ok(input.flush()?)
     }
 
     pub(crate) fn id(&self) -> u32 {
