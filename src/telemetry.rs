@@ -38,7 +38,7 @@ pub fn set_up_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
     match config.log_format {
         LogFormat::Human => logs.with_target(false).finish().with(may_be_logged).try_init()?,
         LogFormat::Json => {
-            logs.json().flatten_event(true).with_current_span(true).finish().with(may_be_logged).try_init()?
+            logs.json().flatten_event(true).with_current_span(true).finish().with(may_be_logged).try_init()?;
         }
     }
     Ok(())

@@ -3,13 +3,17 @@
 //! The client's own recovery is off: when its attempts are used up it goes silent, and confirms never end.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, Event};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -47,18 +51,7 @@ impl Target {
         // Messages name their user, and a broker takes none that names another.
         let users: BTreeSet<String> = uris.iter().map(user).collect();
         anyhow::ensure!(users.len() <= 1, "queue.rabbitmq.url names several users; all its hosts need the same");
-        let read = |file: &std::path::Path| {
-            std::fs::read(file).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))
-        };
-        let identity = match (&config.cert_file, &config.key_file) {
-            (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 { pem: read(cert)?, key: read(key)? }),
-            _ => None,
-        };
-        let cert_chain = match &config.ca_file {
-            Some(file) => Some(String::from_utf8(read(file)?)?),
-            None => None,
-        };
-        Ok(Self { uris, tls: Arc::new(OwnedTLSConfig { identity, cert_chain }) })
+        Ok(Self { uris, tls: Arc::new(tls(config)?) })
     }
 
     /// The name that the broker knows us by, which it lets no message claim falsely.
@@ -95,6 +88,26 @@ impl Target {
             Err(_late) => Err(Trouble::timed_out(&host)),
         }
     }
+}
+
+fn tls(config: &RabbitmqConfig) -> anyhow::Result<OwnedTLSConfig> {
+    let identity = match (&config.cert_file, &config.key_file) {
+        (Some(cert), Some(key)) => {
+            let (pem, key) = (pem::<CertificateDer<'_>>(cert, "certificate")?, pem::<PrivateKeyDer<'_>>(key, "key")?);
+            Some(OwnedIdentity::PKCS8 { pem: pem.into_bytes(), key: key.into_bytes() })
+        }
+        _ => None,
+    };
+    let ca = config.ca_file.as_ref().map(|file| pem::<CertificateDer<'_>>(file, "certificate")).transpose()?;
+    Ok(OwnedTLSConfig { identity, cert_chain: ca })
+}
+
+/// The text of a file that has one of these. The client would go on without a word when it has none.
+fn pem<T: PemObject>(file: &Path, what: &str) -> anyhow::Result<String> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
+    anyhow::ensure!(T::from_pem_slice(text.as_bytes()).is_ok(), "{shown} has no {what} in PEM form");
+    Ok(text)
 }
 
 fn uri(url: &SecretString, password: Option<&SecretString>) -> anyhow::Result<AMQPUri> {
@@ -312,7 +325,11 @@ mod tests {
     use super::*;
 
     fn target(urls: &[&str]) -> anyhow::Result<Target> {
-        Target::new(&RabbitmqConfig {
+        Target::new(&config(urls))
+    }
+
+    fn config(urls: &[&str]) -> RabbitmqConfig {
+        RabbitmqConfig {
             urls: urls.iter().map(|url| SecretString::from(*url)).collect(),
             password: Some("planted-password".into()),
             ca_file: None,
@@ -322,7 +339,29 @@ mod tests {
             confirm_timeout: CONNECT_TIMEOUT,
             publish_channels: 1,
             spool_bytes_max: 1,
-        })
+        }
+    }
+
+    #[test]
+    fn a_file_for_tls_that_does_not_hold_what_it_should_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &[u8]| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+            folder.path().join(name)
+        };
+        for (ca_file, expected) in [
+            (folder.path().join("none.pem"), "cannot read "),
+            (file("empty.pem", b""), "empty.pem has no certificate in PEM form"),
+            (
+                file("key.pem", b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"),
+                "key.pem has no certificate",
+            ),
+            (file("binary.pem", b"\xff\xfe"), "cannot read "),
+        ] {
+            let config = RabbitmqConfig { ca_file: Some(ca_file), ..config(&["amqps://rabbit"]) };
+            let error = format!("{:#}", Target::new(&config).err().unwrap());
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

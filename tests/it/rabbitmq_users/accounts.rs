@@ -1,12 +1,15 @@
 //! One account for each role, which may do no more than that role does: all of it is needed, and it is enough.
 
+use std::time::Duration;
+
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use serde_json::Value;
 use soloist::queue::rabbitmq::topology;
-use soloist::sandbox::{Faults, Sandbox};
+use soloist::sandbox::Sandbox;
 
 use super::definitions::definitions;
-use super::{Member, comes_down_to, configured, empty_vhost, logs_in, publish, sandbox, until};
+use super::{Member, comes_down_to, configured, empty_vhost, hand_out_too_often, logs_in, publish, sandbox, until};
 use crate::cli::Soloist;
 use crate::support::broker::{Broker, Vhost, rabbitmq_or_skip, shared_broker};
 use crate::support::{amqp, soon};
@@ -40,9 +43,8 @@ async fn account_with(broker: &Broker, vhost: &Vhost, name: &str, rights: [Strin
 }
 
 /// A process that works with the account and declares nothing.
-fn restricted(sandbox: &Sandbox, account: &Account, options: &[(&str, &str)]) -> Soloist {
-    let options = [&[("QUEUE__RABBITMQ__DECLARE", "false")], options].concat();
-    configured(sandbox, &account.url, &options)
+fn restricted(sandbox: &Sandbox, account: &Account) -> Soloist {
+    configured(sandbox, &account.url, &[("QUEUE__RABBITMQ__DECLARE", "false")])
 }
 
 /// The admin's account declares everything, and then rests.
@@ -64,26 +66,26 @@ async fn three_processes_do_all_their_work_with_the_rights_of_their_roles_alone(
         account(broker, &vhost, "worker").await,
         account(broker, &vhost, "control").await,
     );
-    let control = Member::start(restricted(&sandbox, &control, &[]), "control").await;
-    let once = [("WORKER__ATTEMPTS_MAX", "1")];
-    let worker = Member::start(restricted(&sandbox, &worker, &once), "worker").await;
+    // A login that the broker has given up before anybody works.
+    let bob = logs_in(&sandbox, "bob");
+    publish(&webhook.url, "default", "application/json", br#"{"uid":"bob"}"#).await;
+    hand_out_too_often(&vhost.url, 1).await;
     let publisher = webhook.url.clone();
-    let webhook = Member::start(restricted(&sandbox, &webhook, &[]), "webhook").await;
+    let control = Member::start(restricted(&sandbox, &control), "control").await;
+    let worker = Member::start(restricted(&sandbox, &worker), "worker").await;
+    let webhook = Member::start(restricted(&sandbox, &webhook), "webhook").await;
     sandbox.set_webhook_url(webhook.webhook_url.as_deref()).unwrap();
 
     sandbox.login("ann", None).unwrap();
-    sandbox.advance(std::time::Duration::from_millis(2));
+    sandbox.advance(Duration::from_millis(2));
     let newest = sandbox.login("ann", None).unwrap();
     comes_down_to(&sandbox, &newest).await;
     until("the decision", async || control.says(&["decisions", "ann"]).await.contains("revoked")).await;
 
-    // A login that fails while others succeed dies, is seen by control, and can be put back.
-    sandbox.set_faults(Faults { server_error_percent: 100.0, ..Faults::default() });
-    let bob = logs_in(&sandbox, "bob");
-    publish(&publisher, "default", "application/json", br#"{"uid":"bob"}"#).await;
-    let dead = control.dead_letters(1).await;
-    assert_eq!((&dead[0]["why"], &dead[0]["uid"]), (&"attempts_exhausted".into(), &"bob".into()));
-    sandbox.set_faults(Faults::default());
+    publish(&publisher, "default", "application/json", b"{}").await;
+    let dead = control.dead_letters(2).await;
+    let reasons: Vec<_> = dead.iter().map(|letter| (&letter["why"], &letter["uid"])).collect();
+    assert_eq!(reasons, [(&"delivery_limit".into(), &"bob".into()), (&"no_user".into(), &Value::Null)]);
     assert_eq!(control.says(&["dead-letters", "redrive", "--all"]).await, "put back 1 dead letter\n");
     comes_down_to(&sandbox, &bob).await;
 
@@ -121,7 +123,7 @@ async fn every_right_that_a_role_lacks_is_told_by_the_check() {
     let mut tried = 0;
     for role in ["webhook", "worker", "control"] {
         let whole = account(broker, &vhost, role).await;
-        let checked = restricted(&sandbox, &whole, &[]).done(&["check", "--role", role]).await;
+        let checked = restricted(&sandbox, &whole).done(&["check", "--role", role]).await;
         assert!(checked.contains("we have the rights we need"), "{checked}");
         let all = rights(role);
         for (at, right) in ["configure", "write", "read"].into_iter().enumerate() {
@@ -130,7 +132,7 @@ async fn every_right_that_a_role_lacks_is_told_by_the_check() {
                 let mut rights = all.clone();
                 rights[at] = pattern;
                 let account = account_with(broker, &vhost, &format!("{role}-{tried}"), rights).await;
-                let checked = restricted(&sandbox, &account, &[]).run(&["check", "--role", role]).await;
+                let checked = restricted(&sandbox, &account).run(&["check", "--role", role]).await;
                 let stem = lacking.replace(['\\', '^', '$', '*'], "");
                 let stem = stem.trim_end_matches('.');
                 assert_eq!(checked.code, Some(1), "{lacking}: {checked:?}");
@@ -146,6 +148,24 @@ async fn every_right_that_a_role_lacks_is_told_by_the_check() {
         }
     }
     assert_eq!(tried, 1 + 11 + 9, "rights that were left out one by one");
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_hear_the_others_says_so_while_it_runs() {
+    if !rabbitmq_or_skip("a_worker_that_may_not_hear_the_others_says_so_while_it_runs") {
+        return;
+    }
+    let Some(broker) = shared_broker().await.own() else { return };
+    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    declared_by_admin(broker, &vhost, &sandbox).await;
+    let [_, write, read] = rights("worker");
+    let deaf = account_with(broker, &vhost, "deaf", ["^$".to_owned(), write, read]).await;
+    let mut worker = restricted(&sandbox, &deaf).start(&["serve", "--role", "worker"]);
+    let why = worker.says("cannot join the fleet, will try again: ").await;
+    assert!(
+        why.contains("a permission is missing: access to queue 'soloist.private.") && why.contains(&deaf.name),
+        "{why}"
+    );
 }
 
 /// What the broker answers to one message; `None` when it takes it.

@@ -1,13 +1,11 @@
 //! `soloist dead-letters` with a fleet: the control process has all of them, and nobody else answers for it.
 
-use std::time::Duration;
-
-use lapin::options::{BasicGetOptions, BasicNackOptions};
 use serde_json::Value;
 use soloist::queue::rabbitmq::topology;
-use soloist::sandbox::Faults;
 
-use super::{Member, comes_down_to, configured, empty_vhost, json_lines, logs_in, publish, sandbox, until};
+use super::{
+    Member, comes_down_to, configured, empty_vhost, hand_out_too_often, json_lines, logs_in, publish, sandbox, until,
+};
 use crate::support::amqp;
 use crate::support::broker::shared_rabbitmq_or_skip;
 
@@ -28,38 +26,37 @@ async fn control_lists_shows_puts_back_and_drops_the_dead_letters_of_all_workers
     }
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     let control = Member::start(configured(&sandbox, &vhost.url, &[]), "control").await;
-    let once = [("WORKER__ATTEMPTS_MAX", "1")];
-    let worker = Member::start(configured(&sandbox, &vhost.url, &once), "worker").await;
-    // Somebody for whom LoginRadius answers, so that what fails for others is their own matter.
-    let fine = logs_in(&sandbox, "fine");
-    publish(&vhost.url, "default", JSON, br#"{"uid":"fine"}"#).await;
-    comes_down_to(&sandbox, &fine).await;
-    sandbox.set_faults(Faults { server_error_percent: 100.0, ..Faults::default() });
     let users = ["ann", "bob", "cleo"].map(|user| logs_in(&sandbox, user));
     for user in &users {
         publish(&vhost.url, "default", JSON, format!(r#"{{"uid":"{}"}}"#, user.uid).as_bytes()).await;
     }
+    hand_out_too_often(&vhost.url, users.len()).await;
+    let worker = Member::start(configured(&sandbox, &vhost.url, &[]), "worker").await;
     publish(&vhost.url, "default", "text/plain", b"planted").await;
     let letters = control.dead_letters(4).await;
-    sandbox.set_faults(Faults::default());
 
     let asked = worker.soloist.run(&["dead-letters", "ls"]).await;
     assert!(asked.code == Some(1) && asked.err.contains("ask the one that runs with --role control"), "{asked:?}");
-    assert_eq!(listed(&control, &["--why", "attempts_exhausted"]).await.len(), 3);
+    assert_eq!(listed(&control, &["--why", "delivery_limit"]).await.len(), 3);
     assert_eq!(listed(&control, &["--why", "media_type"]).await.len(), 1);
     let (ann, unreadable) = (id_of(&letters, "ann"), letters.iter().find(|letter| letter["uid"].is_null()).unwrap());
     let shown = control.says(&["dead-letters", "show", &ann]).await;
-    assert!(shown.contains("attempts_exhausted") && shown.contains("ann"), "{shown}");
+    assert!(shown.contains("delivery_limit") && shown.contains("ann"), "{shown}");
 
-    for choice in [&[ann.as_str()][..], &["--why", "attempts_exhausted"], &["--all"]] {
-        let count = control.says(&[&["dead-letters", "redrive", "--dry-run"], choice].concat()).await;
-        assert!(count.starts_with("would put back "), "{count}");
+    // The one that cannot be read stays where it is.
+    for (choice, count) in [
+        (&[ann.as_str()][..], "1 dead letter"),
+        (&["--why", "delivery_limit"], "3 dead letters"),
+        (&["--all"], "3 dead letters"),
+    ] {
+        let said = control.says(&[&["dead-letters", "redrive", "--dry-run"], choice].concat()).await;
+        assert_eq!(said, format!("would put back {count}\n"));
     }
     assert_eq!(listed(&control, &[]).await.len(), 4, "a dry run changes nothing");
 
     assert_eq!(control.says(&["dead-letters", "redrive", &ann]).await, "put back 1 dead letter\n");
     comes_down_to(&sandbox, &users[0]).await;
-    let by_reason = ["dead-letters", "redrive", "--why", "attempts_exhausted"];
+    let by_reason = ["dead-letters", "redrive", "--why", "delivery_limit"];
     assert_eq!(control.says(&by_reason).await, "put back 2 dead letters\n");
     comes_down_to(&sandbox, &users[1]).await;
     comes_down_to(&sandbox, &users[2]).await;
@@ -84,7 +81,7 @@ async fn what_waits_while_control_is_away_is_taken_in_once_and_can_be_put_back_w
     let control = Member::start(configured(&sandbox, &vhost.url, &[]), "control").await.stop().await;
     let newest = logs_in(&sandbox, "ann");
     publish(&vhost.url, "default", JSON, br#"{"uid":"ann","id":"loop-1"}"#).await;
-    hand_out_too_often(&vhost.url).await;
+    hand_out_too_often(&vhost.url, 1).await;
     let (connection, channel) = amqp::connect(&vhost.url).await;
     until("the broker to give it up", async || amqp::depth(&channel, topology::DEAD).await == Some(1)).await;
 
@@ -102,22 +99,4 @@ async fn what_waits_while_control_is_away_is_taken_in_once_and_can_be_put_back_w
     assert_eq!(control.says(&["dead-letters", "ls"]).await, "0 dead letters\n");
     worker.stop().await;
     control.stop().await;
-}
-
-/// Takes the message and gives it back until the broker hands it out no more.
-async fn hand_out_too_often(url: &str) {
-    let (connection, channel) = amqp::connect(url).await;
-    let (mut handed_out, mut pause) = (0, tokio::time::interval(Duration::from_millis(1)));
-    while handed_out <= topology::DELIVERY_LIMIT {
-        let got = channel.basic_get("soloist.enforce.default".into(), BasicGetOptions::default()).await.unwrap();
-        let Some(got) = got else {
-            // It is not back yet.
-            pause.tick().await;
-            continue;
-        };
-        handed_out += 1;
-        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        channel.basic_nack(got.delivery.delivery_tag, options).await.unwrap();
-    }
-    connection.close(200, "done".into()).await.unwrap();
 }

@@ -1,9 +1,11 @@
 //! A producer that floods is refused, and takes nothing from others: webhooks go on, and what was accepted is enforced.
 
 use lapin::BasicProperties;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
-use serde_json::{Value, json};
+use serde_json::json;
 use soloist::model::Lane;
 use soloist::queue::rabbitmq::topology::{self, Argument};
 
@@ -29,7 +31,7 @@ async fn declare_with_little_room(url: &str) {
         };
         arguments.insert(name.into(), value);
     }
-    channel.queue_delete(queue.name.as_str().into(), Default::default()).await.unwrap();
+    channel.queue_delete(queue.name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.name.as_str().into(), options, arguments).await.unwrap();
     for (exchange, key) in queue.bindings {
@@ -84,7 +86,7 @@ async fn a_flooding_producer_is_refused_while_webhooks_are_accepted() {
     comes_down_to(&sandbox, &bob).await;
     until("the queue to be empty", async || waiting().await == 0).await;
     let spooled = async || webhook.status().await["broker"]["spool_messages"].clone();
-    until("the journal to be empty", async || spooled().await == Value::from(0)).await;
+    until("the journal to be empty", async || spooled().await == 0).await;
     connection.close(200, "done".into()).await.unwrap();
     worker.stop().await;
     webhook.stop().await;

@@ -14,8 +14,10 @@ mod tls;
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use lapin::options::BasicGetOptions;
+use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::types::AMQPValue;
 use serde_json::Value;
+use soloist::model::Lane;
 use soloist::queue::rabbitmq::topology;
 use soloist::sandbox::{LoginMade, Sandbox, SandboxConfig};
 
@@ -159,4 +161,29 @@ async fn everything_in_queues(url: &str) -> Vec<(String, BasicProperties, Vec<u8
     }
     connection.close(200, "done".into()).await.unwrap();
     found
+}
+
+/// Takes what waits for the default tenant and gives it back, until the broker has given up so many messages.
+async fn hand_out_too_often(url: &str, messages: usize) {
+    let (connection, channel) = amqp::connect(url).await;
+    let queue = topology::queue_name(&tenant("default"), Lane::Logins);
+    let (mut pause, mut left) = (tokio::time::interval(Duration::from_millis(1)), messages);
+    soon("the broker to give messages up", async {
+        while left > 0 {
+            let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap();
+            let Some(got) = got else {
+                // It is not back yet.
+                pause.tick().await;
+                continue;
+            };
+            let counted =
+                got.delivery.properties.headers().as_ref().and_then(|all| all.inner().get("x-delivery-count"));
+            let counted = counted.and_then(AMQPValue::as_long_long_int).unwrap_or(0);
+            left -= usize::from(counted == topology::DELIVERY_LIMIT);
+            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            channel.basic_nack(got.delivery.delivery_tag, options).await.unwrap();
+        }
+    })
+    .await;
+    connection.close(200, "done".into()).await.unwrap();
 }

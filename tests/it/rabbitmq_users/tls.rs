@@ -100,11 +100,14 @@ async fn a_broker_that_asks_for_a_certificate_is_used_over_tls_and_trusted_by_it
     let url = format!("amqps://guest:guest@localhost:{port}");
     let (wrong_ca, foreign, foreign_key) =
         (others.path("ca.pem"), others.path("client.pem"), others.path("client.key"));
+    let plain = url.replace("amqps", "amqp");
     let (theirs, own) = (
         ("the broker's certificate is not accepted", "ca_file"),
         ("the broker does not accept our certificate, or none was given", "cert_file"),
     );
+    let mixed = ("our key does not belong to our certificate", "key_file");
     for ((found, option), files) in [
+        (mixed, vec![("CA_FILE", ca), ("CERT_FILE", cert), ("KEY_FILE", &foreign_key)]),
         (own, vec![("CA_FILE", ca)]),
         (own, vec![("CA_FILE", ca), ("CERT_FILE", &foreign), ("KEY_FILE", &foreign_key)]),
         (theirs, vec![("CA_FILE", &wrong_ca), ("CERT_FILE", cert), ("KEY_FILE", key)]),
@@ -115,4 +118,7 @@ async fn a_broker_that_asks_for_a_certificate_is_used_over_tls_and_trusted_by_it
         assert_eq!(ended.code, Some(1), "{files:?}: {ended:?}");
         assert!(line.contains(found) && remedy.contains(option), "{files:?}: {ended:?}");
     }
+    let ended = by_tls(&sandbox, &plain, &[]).run(&["check"]).await;
+    let (line, remedy) = about_broker(&ended);
+    assert!(line.contains("does not speak AMQP, or only with TLS") && remedy.contains("amqps://"), "{ended:?}");
 }
