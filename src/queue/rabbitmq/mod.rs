@@ -3,6 +3,7 @@
 //! An event is accepted when the broker has confirmed it, or the journal has it on its disk. What the journal took is
 //! forwarded as soon as the broker takes it.
 
+mod acking;
 mod fleet;
 mod intake;
 mod link;

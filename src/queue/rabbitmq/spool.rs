@@ -49,7 +49,7 @@ impl Drain {
 
     /// Tries until the broker has confirmed all of it; each row leaves the journal only then.
     async fn forward(&self, batch: &[Delivery], subscription: &Arc<dyn Subscription>) -> anyhow::Result<()> {
-        let mut failures = 0_u32;
+        let (mut failures, mut was_unroutable) = (0_u32, false);
         loop {
             self.queue.publishing.until_usable().await;
             let writer = &self.queue.context.writer;
@@ -59,11 +59,16 @@ impl Drain {
                 Ok(()) => break,
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    if matches!(error, PublishError::Unroutable) {
-                        self.declare_again().await;
-                    }
                     tracing::debug!(tenant = %self.tenant, failures, "cannot forward from the journal: {error}");
-                    tokio::time::sleep(retry::reconnect_delay(failures)).await;
+                    let mut wait = retry::reconnect_delay(failures);
+                    let is_unroutable = matches!(error, PublishError::Unroutable);
+                    if is_unroutable && was_unroutable {
+                        self.declare_again().await;
+                    } else if is_unroutable {
+                        wait = wait.max(topology::GONE_WAIT);
+                    }
+                    was_unroutable = is_unroutable;
+                    tokio::time::sleep(wait).await;
                 }
             }
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery as Received;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::acking::Acking;
 use super::link::Link;
 use super::publisher::{Outgoing, Publisher};
 use super::topology;
@@ -36,6 +37,9 @@ const SET_UP_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE_LOOK: Duration = Duration::from_secs(15);
 /// Looks in a row that find waiting messages and no delivery, until the connection is taken for dead.
 const SILENT_LOOKS_MAX: u32 = 2;
+/// Looks in a row after which a consumer that has nothing in hand and heard nothing is replaced: one that the broker
+/// has forgotten (see [`topology::GONE_WAIT`]) looks just like one that has nothing to do.
+const IDLE_LOOKS_MAX: u32 = 2;
 /// How long giving back may take when a subscription is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,6 +68,14 @@ struct Out {
     /// 0 while there is no channel.
     epoch: u64,
     held: BTreeMap<u64, Held>,
+}
+
+/// Why a consumer ended although nothing is wrong.
+enum Ended {
+    /// The subscription was closed, and what it held was given back.
+    Closed,
+    /// It heard nothing for long, and held nothing.
+    Idle,
 }
 
 /// Tags to ack, and who waits for that.
@@ -208,26 +220,32 @@ impl Lanework {
             let result = self.consume(&connection, &deliveries, &mut acks).await;
             *self.out() = Out::default();
             while acks.try_recv().is_ok() {}
-            let Err(trouble) = result else { return };
+            let trouble = match result {
+                Ok(Ended::Closed) => return,
+                Ok(Ended::Idle) => continue,
+                Err(trouble) => trouble,
+            };
             failures = if begun.elapsed() > SILENCE_LOOK { 1 } else { failures.saturating_add(1) };
             if failures == 1 || trouble.needs_a_person {
                 let (tenant, lane) = (&self.tenant, self.lane.as_str());
                 tracing::warn!(%tenant, lane, "cannot consume, will try again: {trouble}. {}", trouble.remedy());
             }
+            let wait = retry::reconnect_delay(failures);
+            // With the connection as it was, it is the queue that is gone, and it is we who declare it.
+            let wait = if connection.status().connected() { wait.max(topology::GONE_WAIT) } else { wait };
             tokio::select! {
                 () = self.closing.cancelled() => return,
-                () = tokio::time::sleep(retry::reconnect_delay(failures)) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    /// `Ok` when the subscription was closed and what it held was given back.
     async fn consume(
         &self,
         connection: &Connection,
         deliveries: &mpsc::Sender<Delivery>,
         acks: &mut mpsc::UnboundedReceiver<Acks>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Ended, Trouble> {
         let (channel, mut consumer) = match timeout(SET_UP_TIMEOUT, self.set_up(connection)).await {
             Ok(set_up) => set_up?,
             Err(_late) => return Err(Trouble::timed_out("setting up a consumer")),
@@ -235,15 +253,17 @@ impl Lanework {
         let epoch = self.context.epochs.fetch_add(1, Ordering::Relaxed) + 1;
         *self.out() = Out { epoch, held: BTreeMap::new() };
         let mut channel = Acking { channel, unacked: BTreeSet::new() };
-        let mut silent_looks = 0;
+        let (mut silent_looks, mut idle_looks) = (0, 0);
         let mut look = tokio::time::interval(SILENCE_LOOK);
         let mut gathered = Vec::new();
         look.tick().await;
         loop {
             tokio::select! {
-                () = self.closing.cancelled() => return self.give_back(channel, consumer).await,
+                () = self.closing.cancelled() => {
+                    return self.give_back(channel, consumer).await.map(|()| Ended::Closed);
+                }
                 received = consumer.next() => {
-                    silent_looks = 0;
+                    (silent_looks, idle_looks) = (0, 0);
                     let ended = || Trouble::new("the broker ended the consumer: its queue was deleted, or moved", "nothing: it is set up again");
                     let received = received.ok_or_else(ended)??;
                     channel.unacked.insert(received.delivery_tag);
@@ -264,6 +284,12 @@ impl Lanework {
                     if silent_looks >= SILENT_LOOKS_MAX {
                         self.context.link.restart();
                         return Err(Trouble::new("messages wait, but none is delivered", "nothing: a new connection is made"));
+                    }
+                    idle_looks += 1;
+                    if idle_looks >= IDLE_LOOKS_MAX && channel.unacked.is_empty() {
+                        // Should something come at this moment, it is handed out anew.
+                        topology::close(&channel.channel).await;
+                        return Ok(Ended::Idle);
                     }
                 }
             }
@@ -365,30 +391,6 @@ impl Lanework {
             channel.ack(&tags).await?;
         }
         topology::close(&channel.channel).await;
-        Ok(())
-    }
-}
-
-/// A channel with what it has delivered and not been told the end of.
-struct Acking {
-    channel: Channel,
-    unacked: BTreeSet<u64>,
-}
-
-impl Acking {
-    /// Acks these tags: with one frame as far as nothing older is out, one by one beyond.
-    async fn ack(&mut self, tags: &[u64]) -> Result<(), Trouble> {
-        let mut tags: Vec<u64> = tags.iter().copied().filter(|tag| self.unacked.remove(tag)).collect();
-        tags.sort_unstable();
-        let oldest_out = self.unacked.first().copied().unwrap_or(u64::MAX);
-        let together = tags.iter().take_while(|tag| **tag < oldest_out).count();
-        let (together, apart) = tags.split_at(together);
-        if let Some(last) = together.last() {
-            self.channel.basic_ack(*last, BasicAckOptions { multiple: true }).await?;
-        }
-        for tag in apart {
-            self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }).await?;
-        }
         Ok(())
     }
 }
