@@ -18,6 +18,8 @@ use crate::retry;
 const BATCH_MAX: u16 = 256;
 /// How long setting up a consumer may take.
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a consumer that hears nothing is kept.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Where the messages go.
 #[async_trait]
@@ -53,6 +55,8 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// `Ok` when nothing came for long: then another consumer must show that the broker has not forgotten this one (see
+/// [`topology::GONE_WAIT`]).
 async fn consume(link: &Link, queue: &str, store: &dyn Store, failures: &mut u32) -> Result<(), Trouble> {
     let connection = link.up().await;
     let set_up = async {
@@ -66,7 +70,11 @@ async fn consume(link: &Link, queue: &str, store: &dyn Store, failures: &mut u32
     let (channel, mut consumer) = tokio::time::timeout(SET_UP_TIMEOUT, set_up).await.map_err(late)??;
     loop {
         let ended = || Trouble::new("the broker ended the consumer: its queue was deleted, or moved", "nothing");
-        let mut batch = vec![consumer.next().await.ok_or_else(ended)??];
+        let Ok(first) = tokio::time::timeout(IDLE_MAX, consumer.next()).await else {
+            topology::close(&channel).await;
+            return Ok(());
+        };
+        let mut batch = vec![first.ok_or_else(ended)??];
         while batch.len() < usize::from(BATCH_MAX)
             && let Some(Some(next)) = consumer.next().now_or_never()
         {
