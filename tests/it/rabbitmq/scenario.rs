@@ -96,7 +96,7 @@ impl Scenario {
 }
 
 /// Waits until nothing is left in any queue of the vhost and in any journal.
-async fn quiet(broker: &Broker, site: &Site, fleet: &Fleet) {
+pub(super) async fn quiet(broker: &Broker, site: &Site, fleet: &Fleet) {
     let mut left = BTreeMap::new();
     let nothing_is_left = async {
         let mut pause = tokio::time::interval(Duration::from_millis(250));

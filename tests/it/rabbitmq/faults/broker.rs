@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use soloist::model::TenantId;
+use soloist::queue::rabbitmq::topology;
+use soloist::sandbox::Faults;
+
 use crate::rabbitmq::brokers::{Site, broker_or_skip};
 use crate::rabbitmq::fleet::Fleet;
 use crate::rabbitmq::load::{Load, Plan};
-use crate::rabbitmq::scenario::{Scenario, logins_around};
+use crate::rabbitmq::scenario::{Scenario, logins_around, quiet};
 use crate::support::soon;
 
 const ENFORCE: &str = "soloist.enforce.default";
@@ -70,6 +74,28 @@ async fn a_queue_deleted_under_a_running_worker_loses_nothing_that_comes_after()
         .await;
         broker.delete_queue(&site.vhost, ENFORCE).await;
         drop(held);
+    };
+    scenario.run(&broker, &site, fault).await;
+}
+
+/// With rows that are listed late there are second looks, which wait in the delay queues. A process finds out that one
+/// of these is gone when its state is asked for, as probes do all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_deleted_all_at_once_are_declared_again_and_nothing_that_comes_after_is_lost() {
+    let name = "queues_deleted_all_at_once_are_declared_again_and_nothing_that_comes_after_is_lost";
+    let Some(broker) = broker_or_skip(name).await else { return };
+    let site = Site::from(broker.fresh_vhost().await);
+    let scenario = Scenario::new("all queues deleted while empty", 1, 2);
+    let fault = async |fleet: &mut Fleet, load: &Load| {
+        let held = load.held().await;
+        quiet(&broker, &site, fleet).await;
+        for queue in topology::queues([&TenantId::default_tenant()]) {
+            broker.delete_queue(&site.vhost, &queue.name).await;
+        }
+        fleet.sandbox.set_faults(Faults { hidden_rows_percent: 20.0, ..Faults::default() });
+        drop(held);
+        load.accepts(100).await;
+        fleet.sandbox.set_faults(Faults::default());
     };
     scenario.run(&broker, &site, fault).await;
 }
