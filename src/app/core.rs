@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use axum::Router;
 use secrecy::SecretString;
 
+use super::dead_letters::KeptDeadLetters;
 use super::fleet::FleetMember;
 use super::{Roles, loginradius};
 use crate::api::Hosts;
@@ -78,7 +79,8 @@ impl Core {
             Some((queue, _)) => Arc::new(queue.clone()),
             None => Arc::new(journal.clone()),
         };
-        let dead_letters = roles.control.then(|| Arc::new(journal.clone()) as Arc<dyn DeadLetters>);
+        let kept = KeptDeadLetters { journal: journal.clone(), tenants: config.tenants.keys().cloned().collect() };
+        let dead_letters = roles.control.then(|| Arc::new(kept) as Arc<dyn DeadLetters>);
         let mut core = Self {
             queue,
             journal,
@@ -181,7 +183,8 @@ fn journal_config(config: &Config, repair: bool) -> EmbeddedConfig {
     let is_spool = config.queue.backend == Backend::Rabbitmq;
     EmbeddedConfig {
         data_dir: config.data_dir.clone(),
-        messages_max: config.queue.messages_max,
+        // A spool is bounded by its bytes.
+        messages_max: if is_spool { u64::MAX } else { config.queue.messages_max },
         bytes_max: is_spool.then_some(config.queue.rabbitmq.spool_bytes_max),
         tenants: config.tenants.len(),
         batch_max: config.queue.batch_max,

@@ -27,6 +27,9 @@ use crate::retry;
 
 /// How long a connection may take to open, TLS and login included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long declaring or looking at the topology may take: some steps for each tenant. A broker that says nothing at all
+/// is found out by its missing heartbeats before.
+const PREPARE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often both sides must be heard of, in seconds.
 const HEARTBEAT_SECONDS: u16 = 10;
 /// How often a connection is asked whether it still stands, should it die without an event.
@@ -256,7 +259,7 @@ impl Link {
 
     async fn connect(&self, turn: usize) -> Result<Connection, Trouble> {
         let connection = self.target.connect(&self.name, turn).await?;
-        match timeout(CONNECT_TIMEOUT, self.prepare(&connection)).await {
+        match timeout(PREPARE_TIMEOUT, self.prepare(&connection)).await {
             Ok(prepared) => prepared.map(|()| connection),
             Err(_late) => Err(Trouble::timed_out("declaring the topology")),
         }

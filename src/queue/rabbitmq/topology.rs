@@ -196,13 +196,6 @@ pub(super) async fn declare(connection: &Connection, tenants: &BTreeSet<TenantId
     Ok(())
 }
 
-pub(super) async fn declare_lane(connection: &Connection, tenant: &TenantId, lane: Lane) -> Result<(), Trouble> {
-    let channel = connection.create_channel().await?;
-    declare_queue(&channel, &lane_queue(tenant, lane)).await?;
-    close(&channel).await;
-    Ok(())
-}
-
 pub(super) async fn declare_queue(channel: &Channel, queue: &QueueSpec) -> Result<(), Trouble> {
     let mut arguments = FieldTable::default();
     for (name, argument) in &queue.arguments {
