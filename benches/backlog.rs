@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use soloist::clock::Clock;
-use soloist::model::{EventId, Lane, LoginEvent, Reason, TenantId, UserId};
+use soloist::model::{Lane, Reason, TenantId};
 use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
 use soloist::queue::{Queue, Settlement, Subscription};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use support::child::{self, Child};
+use support::events::event;
 use support::{Goal, RUNS, Spread};
 
 #[global_allocator]
@@ -139,18 +140,6 @@ async fn fill(folder: &Path) -> anyhow::Result<()> {
     thread.ended().await?;
     println!("{:.1}", from.elapsed().as_secs_f64());
     Ok(())
-}
-
-fn event(number: u64, reason: Reason, clock: Clock) -> anyhow::Result<LoginEvent> {
-    Ok(LoginEvent {
-        tenant: TenantId::default_tenant(),
-        user: UserId::parse(&format!("{:032x}", number % 100_000))?,
-        id: EventId::parse(&format!("00000000-0000-4000-8000-{number:012x}"))?,
-        at: Some("2019-06-11T20:27:56Z".parse()?),
-        login_at: Some("2019-06-11T20:27:56.9658619Z".parse()?),
-        reason,
-        accepted_at: Some(clock.now()),
-    })
 }
 
 /// Holds a queue and does what it is asked to, a line at a time, until its input ends.

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::Context as _;
+use tokio::sync::mpsc;
 
 /// Clock ticks a second in `/proc/<pid>/stat`, on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -37,10 +38,14 @@ impl Child {
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        self.tell(line)?;
+        self.read()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) -> anyhow::Result<()> {
         let input = self.input.as_mut().context("it was told to end")?;
         writeln!(input, "{line}")?;
-        input.flush()?;
-        self.read()
+        Ok(input.flush()?)
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -61,6 +66,19 @@ impl Drop for Child {
         self.process.kill().ok();
         self.process.wait().ok();
     }
+}
+
+/// In the child: the lines that it is asked with, until its input ends.
+pub(crate) fn input() -> mpsc::UnboundedReceiver<String> {
+    let (sender, lines) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 /// Seconds of processor time that a process has used.

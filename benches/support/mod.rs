@@ -1,6 +1,13 @@
 //! What the benchmarks share: alternating runs, their spread, and the verdict over a goal.
 
+pub(crate) mod bare;
+pub(crate) mod broker;
 pub(crate) mod child;
+pub(crate) mod enforcement;
+pub(crate) mod events;
+pub(crate) mod load;
+pub(crate) mod rabbit;
+pub(crate) mod server;
 
 use std::fmt;
 use std::path::PathBuf;
