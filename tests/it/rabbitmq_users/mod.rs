@@ -26,7 +26,7 @@ use crate::support::broker::{Broker, Vhost, rabbitmq_or_skip, shared_broker};
 use crate::support::{amqp, soon, tenant};
 
 /// Every tenant that a test here may have.
-const TENANTS: [&str; 2] = ["default", "acme"];
+const TENANTS: [&str; 3] = ["default", "acme", "nobody"];
 
 /// A virtual host without anything in it.
 async fn empty_vhost() -> Vhost {
