@@ -9,8 +9,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -139,10 +140,10 @@ impl PublisherTask {
 async fn publish_batch(
     link: &Link,
     channel: Option<Channel>,
-    batch: Vec<Request>,
+    mut batch: Vec<Request>,
     confirm_timeout: Duration,
 ) -> Option<Channel> {
-    let result = match timeout(confirm_timeout, attempt(link, channel, &batch)).await {
+    let result = match timeout(confirm_timeout, attempt(link, channel, &mut batch)).await {
         Ok(result) => result,
         Err(_late) => Err(PublishError::Late(confirm_timeout)),
     };
@@ -181,10 +182,12 @@ impl BatchOutcome {
     }
 }
 
+/// Puts the whole batch on its way before it waits for any of it: to wait until each message is written would cost two
+/// switches between threads a message. What the messages are made of is used up.
 async fn attempt(
     link: &Link,
     channel: Option<Channel>,
-    batch: &[Request],
+    batch: &mut [Request],
 ) -> Result<(Channel, BatchOutcome), PublishError> {
     let connection = match link.state() {
         State::Down(trouble) => return Err(PublishError::Down(trouble)),
@@ -200,16 +203,16 @@ async fn attempt(
         channel
     };
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let mut confirms = Vec::with_capacity(batch.len());
-    for message in batch.iter().flat_map(|request| &request.messages) {
-        let (exchange, key) = (message.exchange.into(), message.routing_key.as_str().into());
-        let published = channel.basic_publish(exchange, key, options, &message.body, message.properties.clone());
-        confirms.push(published.await.map_err(failed)?);
-    }
+    let publish = async |message: &mut Outgoing| {
+        let (exchange, key) = (message.exchange.into(), std::mem::take(&mut message.routing_key).into());
+        let properties = std::mem::take(&mut message.properties);
+        channel.basic_publish(exchange, key, options, &message.body, properties).await?.await
+    };
+    let messages = batch.iter_mut().flat_map(|request| &mut request.messages);
+    let confirmations = try_join_all(messages.map(publish)).await.map_err(failed)?;
     let mut outcome = BatchOutcome { returned: HashSet::new(), refused: false };
-    for confirm in confirms {
-        let confirmation = confirm.await.map_err(failed)?;
-        outcome.refused |= !matches!(confirmation, Confirmation::Ack(_));
+    for confirmation in confirmations {
+        outcome.refused |= !confirmation.is_ack();
         if let Some(message) = confirmation.take_message() {
             let id = message.delivery.properties.message_id().as_ref().map(ToString::to_string);
             outcome.returned.insert(id.unwrap_or_default());
