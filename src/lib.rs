@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! LoginRadius ── POST ──► webhook ──publish──► queue ──deliver──► worker ──► provider: list, revoke, list again
-//!             ◄── 202 ────┘ signature, uid     fsync              │  ▲
+//!             ◄── 202 ────┘ signature, uid     fsync, or a        │  ▲
+//! other services ── message on soloist.logins ─► broker's confirm │  │
 //!                                                                 │  ├── policy: which sessions stay (pure)
 //!                                                                 │  └── directives: what holds for whom, now
 //!                                                                 └────► ledger: intent before, outcome after
@@ -20,7 +21,7 @@
 //! | [`model`] | the nouns: events, users, sessions, tokens that cannot be printed |
 //! | [`message`] | reading what others send, tolerantly, and the one form that we write |
 //! | [`webhook`] | stage 1: authenticate, take tenant, uid, id and times, make durable, answer 202 |
-//! | [`queue`] | stage 2: keep messages until they are settled; one SQLite file |
+//! | [`queue`] | stage 2: keep messages until they are settled; one SQLite file, or RabbitMQ with that file as its spool |
 //! | [`worker`] | stage 3: the step, and around it coalescing, rate, outage and pause, drain |
 //! | [`policy`] | stage 4: the rule, a function from a list and a policy to a decision; how policies are written and layered |
 //! | [`provider`] | stage 5: LoginRadius; its errors sorted by what to do next |
@@ -42,7 +43,7 @@
 //!
 //! Most of these say that something is *not* there.
 //!
-//! - No event is answered 2xx before it is on disk.
+//! - No event is answered 2xx before it is on disk here, or the broker has confirmed it.
 //! - No decision looks at the event that woke us: only at the list of this moment. Its inputs are no clock, no chance, no
 //!   I/O, so the same list gives the same decision everywhere.
 //! - No order of events, no lock and no leader is needed: a look may run twice, late, or beside another at the same user,
@@ -54,7 +55,8 @@
 //! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.
 //! - No token is logged, stored, queued or shown; and none is in a URL, but where LoginRadius lists by token only.
 //! - No loop, body, page count, attempt, queue or wait is without a limit that has a name and a unit.
-//! - No blocking lock is held across an await, and no task is detached: a part that ends early ends the process with a failure.
+//! - No blocking lock is held across an await, and no task is detached: a part that ends early ends the process with a
+//!   failure. Where callers wait for their turn, they wait in an asynchronous lock, which is a queue.
 //! - No tenant in trouble delays another: each has its own worker, rate and pause.
 //! - No secret has a type that can be printed.
 

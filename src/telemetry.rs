@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, TelemetryConfig};
@@ -27,18 +29,25 @@ pub fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
 /// # Errors
 /// When the filter cannot be read, or logs were set up before.
 pub fn set_up_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
-    // The AMQP client logs whole messages at `warn`; what it has to say comes to us as errors.
-    let quiet = if config.log.contains("lapin") { "" } else { ",lapin=off" };
-    let filter = EnvFilter::try_new(format!("{}{quiet}", config.log))?;
+    let filter = EnvFilter::try_new(&config.log)?;
     let mut logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if !std::io::stderr().is_terminal() {
         logs = logs.with_ansi(false);
     }
+    let may_be_logged = filter_fn(|metadata| !is_indiscreet(metadata.target()));
     match config.log_format {
-        LogFormat::Human => logs.with_target(false).finish().try_init()?,
-        LogFormat::Json => logs.json().flatten_event(true).with_current_span(true).finish().try_init()?,
+        LogFormat::Human => logs.with_target(false).finish().with(may_be_logged).try_init()?,
+        LogFormat::Json => {
+            logs.json().flatten_event(true).with_current_span(true).finish().with(may_be_logged).try_init()?;
+        }
     }
     Ok(())
+}
+
+/// The AMQP client logs whole messages, some at `warn`, and the broker's password at `trace`. So it is never heard,
+/// whatever the configured filter names; what it has to say comes to us as errors.
+fn is_indiscreet(target: &str) -> bool {
+    ["lapin", "amq_protocol"].iter().any(|client| target.starts_with(client))
 }
 
 /// Sends logs to a file, as text without colours, so that they do not tear what a terminal shows.

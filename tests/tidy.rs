@@ -335,6 +335,22 @@ fn some_things_have_one_place() {
     assert_none("things in the wrong place", offences);
 }
 
+/// Chosen by who ordered the program: each is a dependency that the program itself works with.
+const ORDERED: [&str; 8] = ["lapin", "tokio", "reqwest", "serde", "serde_json", "axum", "tracing", "backoff"];
+
+#[test]
+fn every_crate_that_was_ordered_is_used() {
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let code: String = sources().iter().filter(|source| source.is_under("src/")).map(Source::production_code).collect();
+    let is_used = |name: &str| {
+        let is_path = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+        code.match_indices(&format!("{name}::")).any(|(at, _)| is_path(at))
+    };
+    let is_missing = |name: &str| !manifest["dependencies"].as_table().unwrap().contains_key(name) || !is_used(name);
+    let missing = ORDERED.into_iter().filter(|name| is_missing(name)).map(str::to_owned).collect();
+    assert_none("ordered crates that are missing or unused", missing);
+}
+
 #[test]
 fn no_test_is_skipped_and_none_waits() {
     let (ignore, sleep) = (word(["#[ign", "ore"]), word(["sle", "ep("]));

@@ -16,18 +16,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
+use super::dead_letters;
 use super::host::{self, Hosts};
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
 use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
-use crate::queue::{BrokerHealth, DeadLetter, DeadLetters, Queue, QueueError, Selection};
+use crate::queue::{BrokerHealth, DeadLetters, Queue, QueueError};
 use crate::worker::{Enforcer as _, Evaluation, Look, StepError, TenantEnforcer};
 
 /// Dead letters and decisions on one page at most.
-const PAGE_MAX: usize = 1_000;
-const PAGE_DEFAULT: usize = 100;
+pub(super) const PAGE_MAX: usize = 1_000;
+pub(super) const PAGE_DEFAULT: usize = 100;
 
 /// What the admin API works on.
 pub struct Admin {
@@ -49,9 +50,9 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/v1/users/{uid}/sessions/{session}", axum::routing::delete(end_session))
         .route("/admin/v1/users/{uid}/enforce", post(enforce))
         .route("/admin/v1/users/{uid}/decisions", get(decisions))
-        .route("/admin/v1/dead-letters", get(list_dead))
-        .route("/admin/v1/dead-letters/redrive", post(redrive))
-        .route("/admin/v1/dead-letters/drop", post(drop_dead))
+        .route("/admin/v1/dead-letters", get(dead_letters::list))
+        .route("/admin/v1/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/admin/v1/dead-letters/drop", post(dead_letters::discard))
         .fallback(async || NO_ROUTE)
         .method_not_allowed_fallback(async || WRONG_METHOD)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
@@ -91,11 +92,12 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
 const ELSEWHERE: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "elsewhere",
-    "this process does not keep the dead letters: ask the one that runs with --role control",
+    "this process keeps neither dead letters nor decisions: ask the one that runs with --role control",
 );
 
 impl Admin {
-    fn dead_letters(&self) -> Result<&dyn DeadLetters, Problem> {
+    /// The control process keeps dead letters and decisions of all.
+    pub(super) fn dead_letters(&self) -> Result<&dyn DeadLetters, Problem> {
         self.dead_letters.as_deref().ok_or(ELSEWHERE)
     }
 
@@ -231,86 +233,12 @@ async fn decisions(
 ) -> Result<Json<Value>, Problem> {
     let (tenant, _, user) = admin.subject(&uid, &OfTenant { tenant: query.tenant })?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
+    admin.dead_letters()?;
     let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(|error| {
         tracing::error!("the ledger cannot be read: {:#}", anyhow::Error::new(error));
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be read now")
     })?;
     Ok(Json(json!({ "uid": user.as_str(), "decisions": recent })))
-}
-
-/// Which dead letters: `all`, or `why`, or `ids`; nothing chosen chooses nothing.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Choice {
-    #[serde(default)]
-    all: bool,
-    why: Option<String>,
-    ids: Option<Vec<u64>>,
-}
-
-impl Choice {
-    fn selection(self) -> Result<Selection, Problem> {
-        match (self.all, self.why, self.ids) {
-            (true, None, None) => Ok(Selection::All),
-            (false, Some(why), None) => Ok(Selection::Why(why)),
-            (false, None, Some(ids)) => Ok(Selection::Ids(ids)),
-            _ => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "selection",
-                "choose dead letters by exactly one of all, why and ids",
-            )),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct DeadQuery {
-    why: Option<String>,
-    id: Option<u64>,
-    #[serde(default)]
-    after: u64,
-    limit: Option<usize>,
-}
-
-async fn list_dead(State(admin): State<Arc<Admin>>, Query(query): Query<DeadQuery>) -> Result<Json<Value>, Problem> {
-    let selection = match (query.id, query.why) {
-        (Some(id), _) => Selection::Ids(vec![id]),
-        (None, Some(why)) => Selection::Why(why),
-        (None, None) => Selection::All,
-    };
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
-    let dead = admin.dead_letters()?.list(&selection, query.after, limit).await.map_err(queue_problem)?;
-    let next = dead.last().filter(|_| dead.len() == limit).map(|last| last.id);
-    Ok(Json(json!({ "dead_letters": dead.iter().map(dead_letter).collect::<Vec<_>>(), "next_after": next })))
-}
-
-async fn redrive(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
-    let selection = choice.selection()?;
-    let redriven = admin.dead_letters()?.redrive(&selection).await.map_err(queue_problem)?;
-    Ok(Json(json!({ "redriven": redriven })))
-}
-
-async fn drop_dead(State(admin): State<Arc<Admin>>, Json(choice): Json<Choice>) -> Result<Json<Value>, Problem> {
-    let selection = choice.selection()?;
-    let dropped = admin.dead_letters()?.discard(&selection).await.map_err(queue_problem)?;
-    Ok(Json(json!({ "dropped": dropped })))
-}
-
-fn dead_letter(dead: &DeadLetter) -> Value {
-    json!({
-        "id": dead.id,
-        "tenant": dead.tenant.as_str(),
-        "lane": dead.lane.as_str(),
-        "why": dead.why,
-        "attempt": dead.attempt,
-        "died_at": dead.died_at.to_string(),
-        "uid": dead.event.as_ref().map(|event| event.user.as_str()),
-        "event_id": dead.event.as_ref().map(|event| event.id.as_str()),
-        "login_at": dead.event.as_ref().and_then(|event| event.login_at).map(|at| at.to_string()),
-        "body_bytes": dead.body_bytes,
-        "body_sha256": hex::encode(dead.body_sha256),
-        "problem": dead.problem,
-    })
 }
 
 /// A user's sessions with their verdicts, newest first, and both counts. Never a token.
@@ -350,7 +278,7 @@ fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
 }
 
 /// The answer says whose turn it is; the log has the cause.
-fn queue_problem(error: QueueError) -> Problem {
+pub(super) fn queue_problem(error: QueueError) -> Problem {
     tracing::error!("the queue cannot be asked: {:#}", anyhow::Error::new(error));
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "queue", "the queue cannot be asked now")
 }

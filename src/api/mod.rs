@@ -1,6 +1,7 @@
 //! HTTP for people and programs that ask: the private admin API, metrics and probes.
 
 pub mod admin;
+mod dead_letters;
 mod host;
 pub mod probes;
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Roles;
 use crate::queue::rabbitmq::Heartbeats;
 use crate::worker::TenantEnforcer;
-use crate::worker::fleet::{Fleet, HEARTBEAT_INTERVAL, Heartbeat, Instance, Roles as Sharing};
+use crate::worker::fleet::{CONTROLS_PART, Fleet, HEARTBEAT_INTERVAL, Heartbeat, Instance, Roles as Sharing, Share};
 
 pub(super) struct FleetMember {
     fleet: Mutex<Fleet>,
@@ -20,13 +20,19 @@ impl FleetMember {
         let sharing = Sharing { worker: roles.worker, control: roles.control };
         let fleet = Fleet::new(Instance(uuid::Uuid::new_v4()), sharing);
         let member = Self { fleet: Mutex::new(fleet), enforcers };
-        member.apply();
+        // Until the first heartbeat nobody can be counted. Operators ask all the same, also while the broker is away,
+        // and there is one control process as a rule: it has the tenth that is set aside for them.
+        member.give(if roles.control { Share::of(1, CONTROLS_PART) } else { Share::NONE });
         member
     }
 
     /// Gives every tenant's gate the share that holds now.
     fn apply(&self) {
         let share = self.fleet().share(Instant::now());
+        self.give(share);
+    }
+
+    fn give(&self, share: Share) {
         for enforcer in &self.enforcers {
             enforcer.set_share(share);
         }

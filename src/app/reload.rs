@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 
-use crate::config::{Config, LoginRadiusSection};
+use crate::config::{Config, LoginRadiusSection, RabbitmqConfig};
 use crate::directives::ConfiguredDirectives;
 
 /// The policies of a running service, to be replaced while it runs.
@@ -41,6 +41,9 @@ fn needs_restart(started: &Config, now: &Config) -> BTreeSet<String> {
         changed.insert(format!("the removal of tenant {tenant} (its policy stays as it is)"));
     }
     // Secrets are not shown, so they are compared here.
+    if broker_secrets(&started.queue.rabbitmq) != broker_secrets(&now.queue.rabbitmq) {
+        changed.insert("the secrets in queue.rabbitmq".to_owned());
+    }
     for (tenant, was) in &started.tenants {
         let section = if was.policy_path == "policy" { String::new() } else { format!("tenants.{tenant}.") };
         if now.tenants.get(tenant).is_some_and(|is| secrets(&is.loginradius) != secrets(&was.loginradius)) {
@@ -57,6 +60,10 @@ fn is_policy(path: &str) -> bool {
 fn secrets(section: &LoginRadiusSection) -> Vec<&str> {
     let keys = [&section.api_key, &section.api_secret].into_iter().chain(&section.webhook_secrets);
     keys.map(ExposeSecret::expose_secret).collect()
+}
+
+fn broker_secrets(section: &RabbitmqConfig) -> Vec<&str> {
+    section.urls.iter().chain(&section.password).map(ExposeSecret::expose_secret).collect()
 }
 
 #[cfg(test)]
@@ -82,6 +89,11 @@ mod tests {
         assert_eq!(restart(&[("SOLOIST_WEBHOOK__LISTEN", "127.0.0.1:1")]), ["webhook.listen"]);
         let secret = restart(&[("SOLOIST_LOGINRADIUS__API_SECRET", "two")]);
         assert_eq!(secret, ["the secrets in loginradius"]);
+        let broker = |password| {
+            [("SOLOIST_QUEUE__RABBITMQ__URL", "amqp://worker@rabbit"), ("SOLOIST_QUEUE__RABBITMQ__PASSWORD", password)]
+        };
+        let told = needs_restart(&config(&broker("old")), &config(&broker("new")));
+        assert_eq!(told.into_iter().collect::<Vec<_>>(), ["the secrets in queue.rabbitmq"]);
     }
 
     #[test]

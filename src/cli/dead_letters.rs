@@ -197,18 +197,25 @@ async fn show(admin: &AdminClient, args: ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a choice comes to.
+struct Chosen {
+    ids: Vec<u64>,
+    /// Those that cannot be put back, as far as they were looked at: one that is named by its number is not.
+    unreadable: u64,
+}
+
 /// The chosen ones as they are now, so that one which dies again in the meantime is not taken twice.
-async fn chosen(admin: &AdminClient, choice: &Choice) -> anyhow::Result<Vec<u64>> {
-    if !choice.ids.is_empty() {
-        return Ok(choice.ids.clone());
+async fn chosen(admin: &AdminClient, choice: &Choice) -> anyhow::Result<Chosen> {
+    let mut chosen = Chosen { ids: choice.ids.clone(), unreadable: 0 };
+    if chosen.ids.is_empty() {
+        pages(admin, choice.why.as_ref(), |page| {
+            chosen.ids.extend(page.iter().map(|dead| number(dead, "id")));
+            chosen.unreadable += page.iter().filter(|dead| text(dead, "uid").is_empty()).count() as u64;
+            Ok(())
+        })
+        .await?;
     }
-    let mut ids = Vec::new();
-    pages(admin, choice.why.as_ref(), |page| {
-        ids.extend(page.iter().map(|dead| number(dead, "id")));
-        Ok(())
-    })
-    .await?;
-    Ok(ids)
+    Ok(chosen)
 }
 
 /// Sends the ids in portions; `done` names the number in each answer.
@@ -222,10 +229,10 @@ async fn in_batches(admin: &AdminClient, what: &str, done: &str, ids: &[u64]) ->
 }
 
 async fn redrive(admin: &AdminClient, args: RedriveArgs) -> anyhow::Result<ExitCode> {
-    let ids = chosen(admin, &args.choice).await?;
+    let Chosen { ids, unreadable } = chosen(admin, &args.choice).await?;
     if args.dry_run {
-        output::line(format_args!("would put back {}", counted(ids.len() as u64, "dead letter")))?;
-        return Ok(ExitCode::SUCCESS);
+        output::line(format_args!("would put back {}", counted(ids.len() as u64 - unreadable, "dead letter")))?;
+        return Ok(report_rest(&args.choice, unreadable, "cannot be read"));
     }
     let done = in_batches(admin, "redrive", "redriven", &ids).await?;
     output::line(format_args!("put back {}", counted(done, "dead letter")))?;
@@ -233,7 +240,7 @@ async fn redrive(admin: &AdminClient, args: RedriveArgs) -> anyhow::Result<ExitC
 }
 
 async fn discard(admin: &AdminClient, args: DropArgs) -> anyhow::Result<ExitCode> {
-    let ids = chosen(admin, &args.choice).await?;
+    let Chosen { ids, .. } = chosen(admin, &args.choice).await?;
     if !args.yes && !ids.is_empty() {
         let question = format!("Delete {} for good?", counted(ids.len() as u64, "dead letter"));
         match output::confirmed(&question) {

@@ -25,7 +25,7 @@ enum Command {
     Drain(DrainArgs),
 }
 
-/// Publish every event in an orphan's data folder to the configured broker; each leaves it once it is confirmed
+/// Publish every event in the folder to the configured broker
 #[derive(Args)]
 #[command(after_help = "Example:\n  soloist spool drain /var/lib/soloist-old")]
 struct DrainArgs {

@@ -212,9 +212,15 @@ fn settings_in(toml: &str) -> BTreeMap<String, Value> {
     let mut settings = BTreeMap::new();
     for (section, value) in sections.into_iter().filter(|(section, _)| section != "tenants") {
         match value {
-            Value::Object(keys) => {
-                settings.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
-            }
+            Value::Object(keys) => keys.into_iter().for_each(|(key, value)| {
+                let path = format!("{section}.{key}");
+                match value {
+                    Value::Object(inner) if options().iter().all(|option| option.path != path) => {
+                        settings.extend(inner.into_iter().map(|(key, value)| (format!("{path}.{key}"), value)));
+                    }
+                    value => _ = settings.insert(path, value),
+                }
+            }),
             value => _ = settings.insert(section, value),
         }
     }

@@ -104,3 +104,13 @@ impl Calls {
 fn too_late() -> ProviderError {
     ProviderError::Unavailable(anyhow::anyhow!("no answer within the step's deadline"))
 }
+
+/// The failure that says most about when to come again: what may work later goes before what never will.
+pub(super) fn worst(failures: Vec<CallError>) -> Option<CallError> {
+    failures.into_iter().max_by_key(|error| match error {
+        CallError::Provider(ProviderError::Refused(_) | ProviderError::UserUnknown(_)) => 0,
+        CallError::Provider(ProviderError::Unauthorized(_)) => 1,
+        CallError::Provider(ProviderError::Unavailable(_)) => 2,
+        CallError::Provider(ProviderError::Throttled { .. }) | CallError::Deadline => 3,
+    })
+}

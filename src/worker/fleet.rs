@@ -33,6 +33,8 @@ pub const MEMBER_TIMEOUT: Duration = Duration::from_secs(5);
 pub const RISE_AFTER: Duration = Duration::from_secs(10);
 /// How long a newcomer listens at least: everybody sends once in the first interval, and it arrives in the second.
 pub const LISTEN_FOR: Duration = Duration::from_secs(2);
+/// One part in so many of a rate is for the control processes; the rest is the workers'.
+pub const CONTROLS_PART: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Further members are not counted, and so get no share.
 const MEMBERS_MAX: usize = 500;
 
@@ -224,9 +226,9 @@ impl Fleet {
         let with_us = |others: usize| u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
         let workers = with_us(self.others.values().filter(|other| other.roles.worker).count());
         let controls = with_us(self.others.values().filter(|other| other.roles.control).count());
-        let of_workers = if self.roles.worker { controls.saturating_mul(9) } else { 0 };
+        let of_workers = if self.roles.worker { controls.saturating_mul(CONTROLS_PART.get() - 1) } else { 0 };
         let of_controls = if self.roles.control { workers } else { 0 };
-        let whole = workers.saturating_mul(controls).saturating_mul(10);
+        let whole = workers.saturating_mul(controls).saturating_mul(CONTROLS_PART.get());
         NonZeroU32::new(whole).map_or(Share::NONE, |whole| Share::of(of_workers.saturating_add(of_controls), whole))
     }
 }

@@ -32,7 +32,7 @@ use crate::clock::Clock;
 use crate::config::{Rate, WorkerConfig};
 use crate::directives::Directives;
 use crate::ledger::Ledger;
-use crate::model::{Reason, TenantId, UserId};
+use crate::model::{LoginEvent, Reason, TenantId, UserId};
 use crate::provider::SessionProvider;
 use crate::queue::{Delivery, DeliveryTag, Queue, QueueError, Settlement, Why};
 use crate::retry;
@@ -310,6 +310,9 @@ impl Step {
                 metrics.rechecks.get_or_create(&labels([("tenant", tenant), ("why", why)])).inc();
             }
             let event = self.deliveries.iter().find(|delivery| delivery.tag == *tag).map(|delivery| &delivery.event);
+            if let Some(LoginEvent { id, reason, .. }) = event {
+                tracing::debug!(event.id = %id, "settled event `{id}` ({}): {name}", reason.as_str());
+            }
             let accepted = event.filter(|event| event.reason == Reason::Login).and_then(|event| event.accepted_at);
             if let Some(accepted_at) = accepted
                 && matches!(name, "ack" | "recheck")

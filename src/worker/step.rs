@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::calls::{CallError, CallFor, Calls};
+use super::calls::{CallError, CallFor, Calls, worst};
 use super::fleet::Share;
 use super::health::TenantState;
 use super::rate::CallClass;
@@ -177,16 +177,6 @@ impl Enforcer for TenantEnforcer {
         self.close(&look, Some(ends)).await;
         result.map(|()| ended)
     }
-}
-
-/// The failure that says most about when to come again: what may work later goes before what never will.
-fn worst(failures: Vec<CallError>) -> Option<CallError> {
-    failures.into_iter().max_by_key(|error| match error {
-        CallError::Provider(ProviderError::Refused(_) | ProviderError::UserUnknown(_)) => 0,
-        CallError::Provider(ProviderError::Unauthorized(_)) => 1,
-        CallError::Provider(ProviderError::Unavailable(_)) => 2,
-        CallError::Provider(ProviderError::Throttled { .. }) | CallError::Deadline => 3,
-    })
 }
 
 type Chosen<'a> = (&'a Verdict, &'a Session);

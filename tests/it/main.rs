@@ -34,6 +34,10 @@ mod queue_embedded;
 #[cfg(test)]
 mod queue_rabbitmq;
 #[cfg(test)]
+mod rabbitmq;
+#[cfg(test)]
+mod rabbitmq_users;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod sandbox;

@@ -7,17 +7,17 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use soloist::clock::Clock;
 use soloist::config::RabbitmqConfig;
-use soloist::model::TenantId;
+use soloist::model::{Lane, LoginEvent, TenantId};
 use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue, QueueThread};
 use soloist::queue::rabbitmq::{RabbitQueue, RabbitmqParts, RabbitmqRoles};
-use soloist::queue::{DeadLetters, Queue};
+use soloist::queue::{DeadLetters, Delivery, Next, Queue, QueueError, Settlement, Subscription, Via, Why};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::queue_contract::Backend;
-use crate::support::broker::{Vhost, shared_broker, shared_rabbitmq_or_skip};
-use crate::support::{amqp, soon, tenant};
+use crate::support::broker::{Broker, Vhost, rabbitmq_or_skip, shared_broker, shared_rabbitmq_or_skip};
+use crate::support::{amqp, login, soon, tenant};
 
 /// One process with all that the broker's side needs, on a virtual host of its own.
 pub(crate) struct Rabbit {
@@ -108,4 +108,88 @@ impl Backend for Rabbit {
     async fn publish_rubbish(&mut self, tenant: &TenantId) {
         amqp::publish(&self.vhost.url, "soloist.logins", tenant.as_str(), "application/json", b"not json").await;
     }
+}
+
+async fn receive(subscription: &dyn Subscription) -> Delivery {
+    soon("a delivery", subscription.receive()).await.unwrap()
+}
+
+fn logins(user: &str, count: usize) -> Vec<LoginEvent> {
+    (0..count).map(|n| login(user, &format!("{user}-{n}"))).collect()
+}
+
+#[tokio::test]
+async fn retries_on_the_ladder_survive_a_killed_broker() {
+    if !rabbitmq_or_skip("retries_on_the_ladder_survive_a_killed_broker") {
+        return;
+    }
+    let (broker, folder) = (Broker::start().await, tempfile::tempdir().unwrap());
+    let running = run(&broker.url(), &folder);
+    soon("the broker", running.queue.forwarded()).await.unwrap();
+    let events = logins("ann", 20);
+    running.queue.publish(&events).await.unwrap();
+    let subscription = running.queue.subscribe(&events[0].tenant, Lane::Logins, 32).await.unwrap();
+    for n in 0..events.len() {
+        let delivery = receive(&*subscription).await;
+        let after = Duration::from_secs(if n % 2 == 0 { 1 } else { 5 });
+        let again = Settlement::Again { after, next: Next::Retry, why: Why::Unavailable };
+        subscription.settle(&[(delivery.tag, again)]).await.unwrap();
+    }
+
+    broker.kill().await;
+    broker.restart().await;
+
+    let mut ids = BTreeSet::new();
+    while ids.len() < events.len() {
+        let delivery = receive(&*subscription).await;
+        assert_eq!(delivery.attempt, 2);
+        ids.insert(delivery.event.id.to_string());
+        subscription.settle(&[(delivery.tag, Settlement::Ack)]).await.unwrap();
+    }
+    running.crash().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_makes_its_tags_stale_and_hands_out_anew() {
+    if !rabbitmq_or_skip("a_lost_connection_makes_its_tags_stale_and_hands_out_anew") {
+        return;
+    }
+    let (broker, folder) = (Broker::start().await, tempfile::tempdir().unwrap());
+    let running = run(&broker.url(), &folder);
+    soon("the broker", running.queue.forwarded()).await.unwrap();
+    let event = login("ann", "h1");
+    running.queue.publish(std::slice::from_ref(&event)).await.unwrap();
+    let subscription = running.queue.subscribe(&event.tenant, Lane::Logins, 8).await.unwrap();
+    let before = receive(&*subscription).await;
+
+    broker.close_all_connections().await;
+
+    let after = receive(&*subscription).await;
+    assert_eq!((after.event, after.attempt, after.redelivered), (event, 1, true));
+    let stale = subscription.settle(&[(before.tag, Settlement::Ack)]).await;
+    assert!(matches!(stale, Err(QueueError::StaleTag)), "{stale:?}");
+    subscription.settle(&[(after.tag, Settlement::Ack)]).await.unwrap();
+    running.crash().await;
+}
+
+/// The client may tell the wrong message of a batch that it was returned, so all returns are matched by id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unroutable_messages_in_a_flood_are_kept_and_no_others() {
+    if !shared_rabbitmq_or_skip("unroutable_messages_in_a_flood_are_kept_and_no_others") {
+        return;
+    }
+    let rabbit = Rabbit::start().await;
+    let Running { queue, journal, .. } = rabbit.running.as_ref().unwrap();
+    let mut publishing = JoinSet::new();
+    for (n, event) in logins("ann", 1_600).into_iter().enumerate() {
+        let nobodys = LoginEvent { tenant: tenant("nobodys"), ..event.clone() };
+        let (event, queue) = (if n % 16 == 0 { nobodys } else { event }, queue.clone());
+        publishing.spawn(async move { (n % 16 == 0, queue.publish(&[event]).await.unwrap().via) });
+    }
+    let published = soon("the flood", publishing.join_all()).await;
+    for (is_nobodys, via) in published {
+        assert!(!is_nobodys || via == Via::Journal, "an unroutable message was taken for published");
+    }
+    let kept = journal.stats().await.unwrap().into_iter().find(|lane| lane.tenant.as_str() == "nobodys");
+    assert_eq!(kept.map(|lane| lane.ready), Some(100));
 }

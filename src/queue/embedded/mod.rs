@@ -1,6 +1,7 @@
 //! The queue of one machine: a SQLite file, written by one thread that commits whatever has gathered.
 
 mod body;
+mod config;
 mod engine;
 mod salvage;
 mod store;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use self::body::StoredBody;
+pub use self::config::EmbeddedConfig;
 use self::engine::{Command, Engine, Incoming, Limits, Reply};
 use self::store::{Checkpointer, Log};
 use super::dedupe::{self, Dedupe};
@@ -42,40 +44,6 @@ const BUSY_FROM: usize = 16;
 const LINGER: Duration = Duration::from_micros(200);
 /// The longest wait without a command or a due message.
 const IDLE_MAX: Duration = Duration::from_mins(1);
-
-/// What an embedded queue is opened with.
-#[derive(Clone, Debug)]
-pub struct EmbeddedConfig {
-    /// The folder of `queue.db` and its lock.
-    pub data_dir: PathBuf,
-    /// How many messages may wait, delayed and dead ones included.
-    pub messages_max: u64,
-    /// How many bytes of disk they may take; `None` for no limit but the number.
-    pub bytes_max: Option<u64>,
-    /// How many tenants share that; each has an equal part.
-    pub tenants: usize,
-    /// How many events one transaction takes.
-    pub batch_max: usize,
-    pub dedupe_ids_max: usize,
-    pub dedupe_window: Duration,
-    /// Set a damaged file aside and carry its readable rows over; otherwise it is an error.
-    pub repair: bool,
-}
-
-impl EmbeddedConfig {
-    pub fn in_dir(data_dir: &Path) -> Self {
-        Self {
-            data_dir: data_dir.to_path_buf(),
-            messages_max: 10_000_000,
-            bytes_max: None,
-            tenants: 1,
-            batch_max: 256,
-            dedupe_ids_max: 1_000_000,
-            dedupe_window: Duration::from_hours(24),
-            repair: true,
-        }
-    }
-}
 
 /// What an embedded queue holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

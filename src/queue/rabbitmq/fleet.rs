@@ -40,6 +40,14 @@ pub(super) async fn run(link: Link, heartbeats: Arc<dyn Heartbeats>, stop: Cance
         };
         if let Err(trouble) = beaten {
             failures = failures.saturating_add(1);
+            // That the broker is away is said elsewhere; without its rights a worker would have no share of the rate.
+            if failures == 1 && trouble.needs_a_person {
+                tracing::error!(
+                    alarm = "fleet",
+                    "cannot join the fleet, will try again: {trouble}. {}",
+                    trouble.remedy()
+                );
+            }
             tracing::debug!(failures, "no heartbeats for now: {trouble}");
         }
         tokio::select! {

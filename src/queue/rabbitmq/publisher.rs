@@ -143,9 +143,13 @@ async fn publish_batch(
     mut batch: Vec<Request>,
     confirm_timeout: Duration,
 ) -> Option<Channel> {
-    let result = match timeout(confirm_timeout, attempt(link, channel, &mut batch)).await {
-        Ok(result) => result,
-        Err(_late) => Err(PublishError::Late(confirm_timeout)),
+    let result = tokio::select! {
+        biased;
+        result = timeout(confirm_timeout, attempt(link, channel, &mut batch)) => {
+            result.unwrap_or(Err(PublishError::Late(confirm_timeout)))
+        }
+        // The broker says so only after the first message that it does not read.
+        () = link.until_blocked() => Err(PublishError::Blocked),
     };
     match result {
         Ok((channel, outcome)) => {

@@ -29,6 +29,21 @@ impl Trouble {
         )
     }
 
+    /// Names the place that it is about.
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.what = format!("{place}: {}", self.what);
+        self
+    }
+
+    /// Where a permission is missing, names the right that was used: older brokers name only what it was used on.
+    pub(super) fn for_want_of(mut self, right: &str) -> Self {
+        if self.what.starts_with(MISSING) {
+            self.what = format!("{} (needed: {right})", self.what);
+            self.remedy = "give the user its permissions, by the patterns in the README: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ";
+        }
+        self
+    }
+
     /// What to do.
     pub fn remedy(&self) -> &'static str {
         self.remedy
@@ -54,60 +69,98 @@ impl From<lapin::Error> for Trouble {
     }
 }
 
+const MISSING: &str = "a permission is missing";
+
 /// The broker's own words (RabbitMQ 3.10) tell the cases apart; AMQP's codes do not.
 fn explained(text: &str) -> Trouble {
+    let other = || Trouble::new(format!("the broker cannot be used ({text})"), "see the broker's log");
+    no_connection(text).or_else(|| refused(text)).unwrap_or_else(other)
+}
+
+/// What the network and TLS say.
+fn no_connection(text: &str) -> Option<Trouble> {
     if text.contains("Connection refused") {
-        return Trouble::new(
+        return Some(Trouble::new(
             "nothing listens at the broker's address (connection refused)",
             "start RabbitMQ, or correct host and port in queue.rabbitmq.url",
-        );
+        ));
     }
-    if text.contains("Login was refused") {
-        return Trouble::for_a_person(
-            "the broker refuses the user or the password",
-            "correct queue.rabbitmq.url or password_file, or set the password: rabbitmqctl change_password USER PASSWORD",
-        );
+    if text.contains("failed to lookup address") {
+        return Some(Trouble::new(
+            format!("the broker's host is not known ({text})"),
+            "correct the host in queue.rabbitmq.url, or see the DNS of this machine",
+        ));
     }
-    if let Some(vhost) = between(text, "NOT_ALLOWED - vhost ", " not found") {
-        return Trouble::for_a_person(
-            format!("the broker has no virtual host `{vhost}`"),
-            "correct the path of queue.rabbitmq.url (the default virtual host is /%2f), or: rabbitmqctl add_vhost NAME",
-        );
-    }
-    if text.contains("NOT_ALLOWED") && text.contains("vhost") {
-        return Trouble::for_a_person(
-            format!("the user may not use the virtual host ({text})"),
-            "give the user its permissions: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ",
-        );
+    if text.contains("failed to parse") {
+        return Some(Trouble::for_a_person(
+            "what listens at the broker's address does not speak AMQP, or only with TLS",
+            "use amqps:// for the broker's TLS port (usually 5671), or correct host and port in queue.rabbitmq.url",
+        ));
     }
     if text.contains("corrupt message") || text.contains("InvalidContentType") {
-        return Trouble::for_a_person(
+        return Some(Trouble::for_a_person(
             "the broker does not speak TLS at this port",
             "use amqp:// in queue.rabbitmq.url, or the broker's TLS port (usually 5671)",
-        );
+        ));
     }
-    if text.contains("certificate") || text.contains("UnknownIssuer") {
-        return Trouble::for_a_person(
-            format!("the broker's certificate, or ours, is not accepted ({text})"),
-            "set queue.rabbitmq.ca_file to the CA of the broker's certificate, and cert_file and key_file where it asks for one",
-        );
+    if text.contains("KeyMismatch") {
+        return Some(Trouble::for_a_person(
+            "our key does not belong to our certificate",
+            "set queue.rabbitmq.key_file to the key of the certificate in queue.rabbitmq.cert_file",
+        ));
+    }
+    // The broker's alert, about what we showed or did not show; otherwise it is about what it showed.
+    if text.contains("fatal alert") {
+        return Some(Trouble::for_a_person(
+            format!("the broker does not accept our certificate, or none was given ({text})"),
+            "set queue.rabbitmq.cert_file and key_file to a certificate that the broker's CA has signed",
+        ));
+    }
+    if text.contains("certificate") {
+        return Some(Trouble::for_a_person(
+            format!("the broker's certificate is not accepted ({text})"),
+            "set queue.rabbitmq.ca_file to the CA of the broker's certificate, and use a host name that stands in it",
+        ));
+    }
+    None
+}
+
+/// What the broker itself says.
+fn refused(text: &str) -> Option<Trouble> {
+    if text.contains("Login was refused") {
+        return Some(Trouble::for_a_person(
+            "the broker refuses the user or the password",
+            "correct queue.rabbitmq.url or password_file, or set the password: rabbitmqctl change_password USER PASSWORD",
+        ));
+    }
+    if let Some(vhost) = between(text, "NOT_ALLOWED - vhost ", " not found") {
+        return Some(Trouble::for_a_person(
+            format!("the broker has no virtual host `{vhost}`"),
+            "correct the path of queue.rabbitmq.url (the default virtual host is /%2f), or: rabbitmqctl add_vhost NAME",
+        ));
+    }
+    if text.contains("NOT_ALLOWED") && text.contains("vhost") {
+        return Some(Trouble::for_a_person(
+            format!("the user may not use the virtual host ({text})"),
+            "give the user its permissions: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ",
+        ));
     }
     if let Some(what) = between(text, "PRECONDITION_FAILED - ", "") {
-        return mismatch(what);
+        return Some(mismatch(what));
     }
     if let Some(what) = between(text, "ACCESS_REFUSED - ", "") {
-        return Trouble::for_a_person(
-            format!("a permission is missing: {what}"),
+        return Some(Trouble::for_a_person(
+            format!("{MISSING}: {what}"),
             "give the user its permissions (README: accounts), or set queue.rabbitmq.declare = false where it may not declare",
-        );
+        ));
     }
     if let Some(what) = between(text, "NOT_FOUND - ", "") {
-        return Trouble::for_a_person(
+        return Some(Trouble::for_a_person(
             format!("something is not declared: {what}"),
             "run once with queue.rabbitmq.declare = true and an account that may declare, or load deploy/rabbitmq/definitions.json",
-        );
+        ));
     }
-    Trouble::new(format!("the broker cannot be used ({text})"), "see the broker's log")
+    None
 }
 
 /// `inequivalent arg 'x-queue-type' for queue 'soloist.dead' in vhost '/': received 'classic' but current is 'quorum'`
@@ -153,6 +206,11 @@ mod tests {
                 "ACCESS_REFUSED - access to queue 'x' in vhost '/' refused for user 'y'",
                 "permission is missing: access to queue 'x'",
             ),
+            ("failed to parse: Parsing Error", "does not speak AMQP, or only with TLS"),
+            ("failed to lookup address information: Name or service not known", "host is not known"),
+            ("keys may not be consistent: KeyMismatch", "our key does not belong to our certificate"),
+            ("received fatal alert: CertificateRequired", "does not accept our certificate, or none was given"),
+            ("invalid peer certificate: UnknownIssuer", "the broker's certificate is not accepted"),
             ("NOT_FOUND - no queue 'soloist.dead' in vhost '/'", "not declared: no queue 'soloist.dead'"),
             (
                 "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'soloist.dead' in vhost '/': received \

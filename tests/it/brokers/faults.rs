@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+
 use super::amqp;
 use crate::support::broker::{Broker, binary, rabbitmq_or_skip, resource};
 use crate::support::soon;
@@ -55,4 +57,25 @@ async fn a_durable_queue_survives_a_kill_and_a_stop() {
 
     broker.delete_queue("/", "q").await;
     assert_eq!(broker.queue_depth("/", "q").await, None);
+}
+
+#[tokio::test]
+async fn a_node_ends_with_the_test_also_when_it_is_frozen() {
+    if !rabbitmq_or_skip("a_node_ends_with_the_test_also_when_it_is_frozen") {
+        return;
+    }
+    let broker = Broker::start().await;
+    let (addr, folder) = (broker.addr(), broker.folder().to_owned());
+    broker.freeze().await;
+
+    drop(broker);
+
+    // The kernel closes the sockets of a killed process a little later.
+    soon("the node to be gone", async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        while TcpStream::connect(addr).await.is_ok() || folder.exists() {
+            pause.tick().await;
+        }
+    })
+    .await;
 }

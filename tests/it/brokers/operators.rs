@@ -10,25 +10,22 @@ use super::amqp;
 use crate::support::broker::{Broker, free_port, rabbitmq_or_skip, shared_broker, shared_rabbitmq_or_skip};
 use crate::support::soon;
 
+const ALARMS: &str = "rabbit_alarm:get_alarms()";
+
 #[tokio::test]
 async fn an_operator_can_alarm_cut_and_freeze_a_node() {
     if !rabbitmq_or_skip("an_operator_can_alarm_cut_and_freeze_a_node") {
         return;
     }
     let broker = Broker::start().await;
-    for (kind, resource) in
-        [("memory", "{{resource_limit,memory,a@localhost},[]}"), ("disk", "{{resource_limit,disk,a@localhost},[]}")]
-    {
-        for on in [true, false] {
-            if kind == "memory" {
-                broker.memory_alarm(on).await;
-            } else {
-                broker.disk_alarm(on).await;
-            }
-            let alarms = broker.eval("rabbit_alarm:get_alarms()").await;
-            assert_eq!(alarms, if on { format!("[{resource}]") } else { "[]".to_owned() });
-        }
-    }
+    let alarm = |kind: &str| format!("[{{{{resource_limit,{kind},a@localhost}},[]}}]");
+    broker.memory_alarm(true).await;
+    assert_eq!(broker.eval(ALARMS).await, alarm("memory"));
+    broker.memory_alarm(false).await;
+    broker.disk_alarm(true).await;
+    assert_eq!(broker.eval(ALARMS).await, alarm("disk"));
+    broker.disk_alarm(false).await;
+    assert_eq!(broker.eval(ALARMS).await, "[]");
 
     let mut connection = amqp::open(&broker.url()).await.unwrap();
     broker.close_all_connections().await;

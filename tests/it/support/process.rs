@@ -16,6 +16,7 @@ use super::soon;
 /// A running `soloist serve`.
 pub(crate) struct Serving {
     child: Child,
+    /// Empty where it takes no webhooks.
     pub(crate) webhook_url: String,
     pub(crate) admin_url: String,
     admin_key: String,
@@ -48,11 +49,12 @@ impl Serving {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (mut webhook, mut admin) = (None, None);
-        while webhook.is_none() || admin.is_none() {
+        // A process that takes webhooks says so before.
+        while admin.is_none() {
             let line = soon("the service to listen", lines.next_line()).await.unwrap();
             let line = line.unwrap_or_else(|| panic!("serve ended: {:?}", log.lock().unwrap()));
             webhook = webhook.or_else(|| after(&line, "listening for webhooks on "));
-            admin = admin.or_else(|| after(&line, "admin API on "));
+            admin = after(&line, "admin API on ");
             log.lock().unwrap().push(line);
         }
         let mut reader = JoinSet::new();
@@ -65,7 +67,7 @@ impl Serving {
         let admin_key = std::fs::read_to_string(data_dir.join("admin.key")).unwrap().trim().to_owned();
         Self {
             child,
-            webhook_url: format!("http://{}/webhooks/loginradius", webhook.unwrap()),
+            webhook_url: webhook.map(|addr| format!("http://{addr}/webhooks/loginradius")).unwrap_or_default(),
             admin_url: format!("http://{}", admin.unwrap()),
             admin_key,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
@@ -78,10 +80,16 @@ impl Serving {
         self.child.id().unwrap()
     }
 
-    /// No signal that it could handle: it is gone in the middle of whatever it does.
-    pub(crate) async fn kill(mut self) {
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// No signal that it could handle: it is gone in the middle of whatever it does. Everything that was logged.
+    pub(crate) async fn kill(mut self) -> Vec<String> {
         soon("the kill", self.child.kill()).await.unwrap();
         self.reader.join_all().await;
+        std::mem::take(&mut *self.log.lock().unwrap())
     }
 
     /// SIGTERM, and the exit code with everything that was logged.

@@ -1,13 +1,17 @@
 //! What an operator may ask of a running node. By Erlang terms where it can be: a call costs 4 ms, `rabbitmqctl` a second.
 
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::super::soon;
 use super::node::PAUSE;
 use super::{Broker, PROGRAMS};
+use crate::support::soon;
+
+/// Numbers the callers of nodes: a node refuses two of one name at a time, and by default all have the same.
+static CALLS: AtomicU64 = AtomicU64::new(0);
 
 impl Broker {
     /// `rabbitmqctl` with these arguments; what it prints.
@@ -22,7 +26,9 @@ impl Broker {
     /// The value of an Erlang expression in the node, as Erlang writes it on one line.
     pub(crate) async fn eval(&self, expression: &str) -> String {
         let mut command = self.command("erl_call");
-        command.args(["-sname", &format!("{}@localhost", self.name), "-c", &self.home.cookie, "-e"]);
+        let caller = format!("caller{}", CALLS.fetch_add(1, Ordering::Relaxed));
+        let node = format!("{}@localhost", self.name);
+        command.args(["-h", &caller, "-sname", &node, "-c", &self.home.cookie, "-e"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // In hexadecimal, because `erl_call` prints no binaries and escapes nothing.
         let asked = format!(

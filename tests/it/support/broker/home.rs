@@ -6,8 +6,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rand::RngExt as _;
+
+use crate::support::soon;
 
 /// Waits until the test has no more need, or is dead: both close the pipe. Then it ends the group of processes `$1`,
 /// and removes the folder `$2`, into which the dying may still write for a moment.
@@ -53,8 +56,8 @@ impl Home {
             .spawn()
             .unwrap();
         let home = Self { dir, epmd_port, cookie: uuid::Uuid::new_v4().simple().to_string(), epmd, guard };
-        super::super::soon("epmd to listen", async {
-            let mut pause = tokio::time::interval(std::time::Duration::from_millis(5));
+        soon("epmd to listen", async {
+            let mut pause = tokio::time::interval(Duration::from_millis(5));
             while tokio::net::TcpStream::connect(("127.0.0.1", epmd_port)).await.is_err() {
                 pause.tick().await;
             }

@@ -20,7 +20,7 @@ pub(crate) use node::Broker;
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
 /// The longest that a test waits for a broker that is not its own: as long as all other tests together may take.
-const TURN_PATIENCE: Duration = Duration::from_mins(10);
+pub(crate) const TURN_PATIENCE: Duration = Duration::from_mins(10);
 
 static SHARED: OnceCell<SharedBroker> = OnceCell::const_new();
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,9 +14,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::super::process::signal;
 use super::home::{Home, free_port};
 use super::{PROGRAMS, Vhost};
+use crate::support::process::signal;
+use crate::support::soon;
 
 /// A start takes 5 to 10 seconds alone; several at once on two cores take their time.
 const START_PATIENCE: Duration = Duration::from_mins(2);
@@ -76,8 +77,13 @@ impl Broker {
         broker
     }
 
-    pub(super) fn dir(&self) -> PathBuf {
+    fn dir(&self) -> PathBuf {
         self.home.dir().join(self.name)
+    }
+
+    /// Everything the node has on disk, its log for instance, while it is there.
+    pub(crate) fn folder(&self) -> &Path {
+        self.home.dir()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -201,7 +207,7 @@ impl Broker {
     }
 
     async fn ended(&self) {
-        super::super::soon("the node to end", async {
+        soon("the node to end", async {
             let mut pause = tokio::time::interval(PAUSE);
             while self.is_running() {
                 pause.tick().await;

@@ -1,0 +1,102 @@
+//! What a single broker does to us, and what its operator does.
+
+use std::time::Duration;
+
+use crate::rabbitmq::brokers::{Site, broker_or_skip};
+use crate::rabbitmq::fleet::Fleet;
+use crate::rabbitmq::load::{Load, Plan};
+use crate::rabbitmq::scenario::{Scenario, logins_around};
+
+const ENFORCE: &str = "soloist.enforce.default";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_killed_under_load_loses_nothing() {
+    let Some(broker) = broker_or_skip("a_broker_killed_under_load_loses_nothing").await else { return };
+    let site = Site::from(broker.fresh_vhost().await);
+    let scenario = Scenario::new("broker kill -9, restarted", 2, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
+        broker.kill().await;
+        load.accepts(20).await;
+        broker.restart().await;
+    };
+    scenario.run(&broker, &site, fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_restarted_by_its_operator_loses_nothing() {
+    let Some(broker) = broker_or_skip("a_broker_restarted_by_its_operator_loses_nothing").await else { return };
+    let site = Site::from(broker.fresh_vhost().await);
+    let scenario = Scenario::new("broker stopped, restarted", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
+        broker.stop().await;
+        load.accepts(20).await;
+        broker.restart().await;
+    };
+    scenario.run(&broker, &site, fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_without_memory_loses_nothing_and_holds_nobody_up() {
+    let name = "a_broker_without_memory_loses_nothing_and_holds_nobody_up";
+    let Some(broker) = broker_or_skip(name).await else { return };
+    let site = Site::from(broker.fresh_vhost().await);
+    let scenario = Scenario::new("memory alarm for 4 s", 1, 2);
+    let fault = async |fleet: &mut Fleet, load: &Load| {
+        broker.memory_alarm(true).await;
+        fleet.spools(20).await;
+        load.goes_on_for(Duration::from_secs(4)).await;
+        broker.memory_alarm(false).await;
+    };
+    scenario.run(&broker, &site, fault).await;
+}
+
+/// What is in a queue when an operator deletes it is gone by his will, so it is deleted while it is empty. From that
+/// moment on events come again, and find no queue until a worker declares it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_deleted_under_a_running_worker_loses_nothing_that_comes_after() {
+    let name = "a_queue_deleted_under_a_running_worker_loses_nothing_that_comes_after";
+    let Some(broker) = broker_or_skip(name).await else { return };
+    let site = Site::from(broker.fresh_vhost().await);
+    let scenario = Scenario::new("enforce queue deleted while empty", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
+        let held = load.held().await;
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        while broker.queue_depth(&site.vhost, ENFORCE).await != Some(0) {
+            pause.tick().await;
+        }
+        broker.delete_queue(&site.vhost, ENFORCE).await;
+        drop(held);
+    };
+    scenario.run(&broker, &site, fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_an_operator_closes_lose_nothing() {
+    let Some(broker) = broker_or_skip("connections_that_an_operator_closes_lose_nothing").await else { return };
+    let site = Site::from(broker.fresh_vhost().await);
+    let scenario = Scenario::new("all connections closed, 3 times", 1, 2);
+    let fault = async |_: &mut Fleet, load: &Load| {
+        for _ in 0..3 {
+            broker.close_all_connections().await;
+            load.accepts(50).await;
+        }
+    };
+    scenario.run(&broker, &site, fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_start_without_a_broker_accept_and_settle_later() {
+    let name = "processes_that_start_without_a_broker_accept_and_settle_later";
+    let Some(broker) = broker_or_skip(name).await else { return };
+    let site = Site::from(broker.fresh_vhost().await);
+    let scenario = Scenario::new("no broker at the start", 2, 2);
+    broker.stop().await;
+    let fleet = scenario.fleet(&site).await;
+    let load = Load::start(&fleet, Plan::STEADY);
+    load.accepts(logins_around()).await;
+    assert_eq!((load.accepted_by_broker(), load.retried()), (0, 0), "all are accepted at once, by the journal");
+    broker.restart().await;
+    load.accepts(logins_around()).await;
+    let accepted = load.end().await;
+    scenario.conclude(&broker, &site, fleet, &accepted).await.record();
+}

@@ -1,0 +1,10 @@
+//! Real brokers, real processes of separate roles, and a fault in the middle of the work: nothing accepted is lost.
+
+mod brokers;
+mod faults;
+mod fleet;
+mod load;
+mod promises;
+mod scenario;
+mod table;
+mod tenants;
