@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use axum::Router;
 use secrecy::SecretString;
 
-use super::dead_letters::KeptDeadLetters;
 use super::fleet::FleetMember;
 use super::{Roles, loginradius};
 use crate::api::Hosts;
@@ -79,8 +78,7 @@ impl Core {
             Some((queue, _)) => Arc::new(queue.clone()),
             None => Arc::new(journal.clone()),
         };
-        let kept = KeptDeadLetters { journal: journal.clone(), tenants: config.tenants.keys().cloned().collect() };
-        let dead_letters = roles.control.then(|| Arc::new(kept) as Arc<dyn DeadLetters>);
+        let dead_letters = roles.control.then(|| Arc::new(journal.clone()) as Arc<dyn DeadLetters>);
         let mut core = Self {
             queue,
             journal,

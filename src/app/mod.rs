@@ -3,7 +3,6 @@
 mod admin_addr;
 mod admin_key;
 mod core;
-mod dead_letters;
 mod fleet;
 mod inside;
 mod offline;

@@ -142,6 +142,10 @@ pub(super) struct Up {
     pub(super) blocked: bool,
 }
 
+fn is_usable(state: &State) -> bool {
+    matches!(state, State::Up(Up { blocked: false, .. }))
+}
+
 /// Keeps one connection up. [`Link::run`] does the work; [`Link::state`] tells the others.
 #[derive(Clone)]
 pub(super) struct Link {
@@ -181,6 +185,10 @@ impl Link {
         }
     }
 
+    pub(super) fn is_usable(&self) -> bool {
+        is_usable(&self.state.borrow())
+    }
+
     /// Waits until there is a connection. Cancel-safe.
     pub(super) async fn up(&self) -> Arc<Connection> {
         let mut state = self.state.subscribe();
@@ -199,7 +207,7 @@ impl Link {
     pub(super) async fn until_usable(&self) {
         let mut state = self.state.subscribe();
         // The sender is ours, so it cannot be gone.
-        state.wait_for(|state| matches!(state, State::Up(Up { blocked: false, .. }))).await.ok();
+        state.wait_for(is_usable).await.ok();
     }
 
     /// Waits until the broker takes no messages although there is a connection. Cancel-safe.

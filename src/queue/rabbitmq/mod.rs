@@ -16,6 +16,7 @@ pub mod topology;
 mod trouble;
 mod wire;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,24 +152,30 @@ impl RabbitQueue {
         Ok(())
     }
 
-    /// Events that are not known yet, and how many are.
-    fn without_duplicates(&self, events: &[LoginEvent]) -> (Vec<LoginEvent>, usize) {
-        let dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What of these events is not known yet.
+    fn without_duplicates<'a>(&self, events: &'a [LoginEvent]) -> Fresh<'a> {
+        let key = |event: &LoginEvent| (event.reason == Reason::Login).then(|| dedupe::key(event));
+        let mut keys: Vec<Option<u64>> = events.iter().map(key).collect();
         let mut seen_here = BTreeSet::new();
-        let is_new = |event: &&LoginEvent| {
-            let key = dedupe::key(event);
-            event.reason != Reason::Login || (!dedupe.contains(key) && seen_here.insert(key))
+        let is_new: Vec<bool> = {
+            let dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = |key: &Option<u64>| key.is_none_or(|key| !dedupe.contains(key) && seen_here.insert(key));
+            keys.iter().map(is_new).collect()
         };
-        let fresh: Vec<LoginEvent> = events.iter().filter(is_new).cloned().collect();
-        let duplicates = events.len() - fresh.len();
-        (fresh, duplicates)
+        if is_new.iter().all(|is_new| *is_new) {
+            return Fresh { events: events.into(), keys };
+        }
+        let fresh = events.iter().zip(&is_new).filter(|(_, is_new)| **is_new);
+        let events: Vec<LoginEvent> = fresh.map(|(event, _)| event.clone()).collect();
+        let mut is_new = is_new.into_iter();
+        keys.retain(|_| is_new.next().unwrap_or(false));
+        Fresh { events: events.into(), keys }
     }
 
-    fn remember(&self, events: &[LoginEvent]) {
+    fn remember(&self, fresh: &Fresh<'_>) {
         let minute = self.context.clock.now_ms() / 60_000;
-        let keys = events.iter().filter(|event| event.reason == Reason::Login).map(dedupe::key);
         let mut dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
-        dedupe.insert(0, minute, keys);
+        dedupe.insert(0, minute, fresh.keys.iter().copied().flatten());
         dedupe.expire(minute);
     }
 
@@ -238,6 +245,12 @@ impl RabbitQueue {
     }
 }
 
+/// Events that are to be published, each with the key by which it will be known.
+struct Fresh<'a> {
+    events: Cow<'a, [LoginEvent]>,
+    keys: Vec<Option<u64>>,
+}
+
 #[derive(Clone, Default)]
 struct Counts {
     lanes: Vec<(TenantId, Lane, u64)>,
@@ -253,22 +266,24 @@ impl Queue for RabbitQueue {
     }
 
     async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError> {
-        let (fresh, duplicates) = self.without_duplicates(events);
-        let via = if self.is_spooling() { Via::Journal } else { Via::Broker };
-        if fresh.is_empty() {
-            return Ok(Published { via, duplicates });
+        let fresh = self.without_duplicates(events);
+        let duplicates = events.len() - fresh.events.len();
+        // Where the broker is known to take nothing, asking the publisher for the same would only cost time.
+        let to_broker = !self.is_spooling() && self.publishing.is_usable();
+        if fresh.events.is_empty() {
+            return Ok(Published { via: if to_broker { Via::Broker } else { Via::Journal }, duplicates });
         }
-        if via == Via::Broker {
-            match self.to_broker(&fresh).await {
+        if to_broker {
+            match self.to_broker(&fresh.events).await {
                 Ok(()) => {
                     self.remember(&fresh);
-                    return Ok(Published { via, duplicates });
+                    return Ok(Published { via: Via::Broker, duplicates });
                 }
                 Err(error) if error.is_slow() => self.begin_spooling(&error),
                 Err(error) => self.note_refused(&error),
             }
         }
-        let spooled = self.journal.publish(&fresh).await?;
+        let spooled = self.journal.publish(&fresh.events).await?;
         self.remember(&fresh);
         Ok(Published { via: Via::Journal, duplicates: duplicates + spooled.duplicates })
     }

@@ -9,8 +9,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -167,12 +168,12 @@ impl PublisherTask {
 async fn publish_batch(
     link: &Link,
     channel: Option<Channel>,
-    batch: Vec<Request>,
+    mut batch: Vec<Request>,
     confirm_timeout: Duration,
 ) -> Option<Channel> {
     let result = tokio::select! {
         biased;
-        result = timeout(confirm_timeout, attempt(link, channel, &batch)) => {
+        result = timeout(confirm_timeout, attempt(link, channel, &mut batch)) => {
             result.unwrap_or(Err(PublishError::Late(confirm_timeout)))
         }
         // The broker says so only after the first message that it does not read.
@@ -210,10 +211,12 @@ struct BatchOutcome {
     refused: Vec<bool>,
 }
 
+/// Puts the whole batch on its way before it waits for any of it: to wait until each message is written would cost two
+/// switches between threads a message. What the messages are made of is used up.
 async fn attempt(
     link: &Link,
     channel: Option<Channel>,
-    batch: &[Request],
+    batch: &mut [Request],
 ) -> Result<(Channel, BatchOutcome), PublishError> {
     let connection = match link.state() {
         State::Down(trouble) => return Err(PublishError::Down(trouble)),
@@ -229,18 +232,17 @@ async fn attempt(
         channel
     };
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let mut confirms = Vec::with_capacity(batch.len());
-    for (at, request) in batch.iter().enumerate() {
-        for message in &request.messages {
-            let (exchange, key) = (message.exchange.into(), message.routing_key.as_str().into());
-            let published = channel.basic_publish(exchange, key, options, &message.body, message.properties.clone());
-            confirms.push((at, published.await.map_err(failed)?));
-        }
-    }
+    let publish = async |at: usize, message: &mut Outgoing| {
+        let (exchange, key) = (message.exchange.into(), std::mem::take(&mut message.routing_key).into());
+        let properties = std::mem::take(&mut message.properties);
+        let confirm = channel.basic_publish(exchange, key, options, &message.body, properties).await?;
+        lapin::Result::Ok((at, confirm.await?))
+    };
     let mut outcome = BatchOutcome { returned: HashSet::new(), refused: vec![false; batch.len()] };
-    for (at, confirm) in confirms {
-        let confirmation = confirm.await.map_err(failed)?;
-        if !matches!(confirmation, Confirmation::Ack(_))
+    let requests = batch.iter_mut().enumerate();
+    let messages = requests.flat_map(|(at, request)| request.messages.iter_mut().map(move |message| (at, message)));
+    for (at, confirmation) in try_join_all(messages.map(|(at, message)| publish(at, message))).await.map_err(failed)? {
+        if !confirmation.is_ack()
             && let Some(refused) = outcome.refused.get_mut(at)
         {
             *refused = true;
