@@ -30,6 +30,18 @@ pub(super) const SILENCE_LOOK: Duration = Duration::from_secs(15);
 /// Looks in a row that find waiting messages and no delivery, until the connection is taken for dead.
 pub(super) const SILENT_LOOKS_MAX: u32 = 2;
 
+/// Looks in a row after which a consumer that has nothing in hand and heard nothing is replaced: one that the broker has
+/// forgotten (see [`topology::GONE_WAIT`]) looks just like one that has nothing to do.
+const IDLE_LOOKS_MAX: u32 = 8;
+
+/// Why a consumer ended although nothing is wrong.
+enum Ended {
+    /// The subscription was closed, and what it held was given back.
+    Closed,
+    /// It heard nothing for long, and held nothing.
+    Idle,
+}
+
 /// Consumes, over as many channels as it takes, until the subscription is closed.
 pub(super) async fn run(work: &Lanework, mut acks: mpsc::UnboundedReceiver<Acks>) {
     let mut failures = 0_u32;
@@ -42,16 +54,23 @@ pub(super) async fn run(work: &Lanework, mut acks: mpsc::UnboundedReceiver<Acks>
         let begun = Instant::now();
         let result = consume(work, &connection, &mut acks).await;
         work.begin(0);
-        let Err(trouble) = result else { return };
+        let trouble = match result {
+            Ok(Ended::Closed) => return,
+            Ok(Ended::Idle) => continue,
+            Err(trouble) => trouble,
+        };
         failures = if begun.elapsed() > SILENCE_LOOK { 1 } else { failures.saturating_add(1) };
         if failures == 1 {
             let (tenant, lane) = (&work.tenant, work.lane.as_str());
             tracing::warn!(%tenant, lane, "cannot consume, will try again: {trouble}. {}", trouble.remedy());
         }
+        let wait = retry::reconnect_delay(failures);
+        // With the connection as it was, it is the queue that is gone, and it is we who declare it.
+        let wait = if connection.status().connected() { wait.max(topology::GONE_WAIT) } else { wait };
         tokio::select! {
             () = work.closing.cancelled() => return,
             () = answer_all(&mut acks) => return,
-            () = tokio::time::sleep(retry::reconnect_delay(failures)) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }
@@ -75,12 +94,11 @@ enum Forwarded {
     },
 }
 
-/// `Ok` when the subscription was closed and what it held was given back.
 async fn consume(
     work: &Lanework,
     connection: &Connection,
     acks: &mut mpsc::UnboundedReceiver<Acks>,
-) -> Result<(), Trouble> {
+) -> Result<Ended, Trouble> {
     let (channel, mut consumer) = match timeout(SET_UP_TIMEOUT, set_up(work, connection)).await {
         Ok(set_up) => set_up?,
         Err(_late) => return Err(Trouble::timed_out("setting up a consumer")),
@@ -89,15 +107,17 @@ async fn consume(
     work.begin(epoch);
     let mut channel = Acking { channel, unacked: BTreeSet::new() };
     let mut forwards: JoinSet<Forwarded> = JoinSet::new();
-    let mut silent_looks = 0;
+    let (mut silent_looks, mut idle_looks) = (0, 0);
     let mut look = tokio::time::interval(SILENCE_LOOK);
     let mut gathered = Vec::new();
     look.tick().await;
     loop {
         tokio::select! {
-            () = work.closing.cancelled() => return give_back(work, channel, consumer).await,
+            () = work.closing.cancelled() => {
+                return give_back(work, channel, consumer).await.map(|()| Ended::Closed);
+            }
             received = consumer.next() => {
-                silent_looks = 0;
+                (silent_looks, idle_looks) = (0, 0);
                 let gone = "the broker ended the consumer: its queue was deleted, or moved";
                 let received = received.ok_or_else(|| Trouble::new(gone, "nothing: it is set up again"))??;
                 channel.unacked.insert(received.delivery_tag);
@@ -124,6 +144,11 @@ async fn consume(
                 acked?;
             }
             _tick = look.tick() => {
+                idle_looks = if channel.unacked.is_empty() { idle_looks + 1 } else { 0 };
+                if idle_looks >= IDLE_LOOKS_MAX {
+                    topology::close(&channel.channel).await;
+                    return Ok(Ended::Idle);
+                }
                 silent_looks = if hears_nothing(work, &channel, connection).await? { silent_looks + 1 } else { 0 };
                 if silent_looks >= SILENT_LOOKS_MAX {
                     work.context.link.restart();

@@ -93,7 +93,7 @@ async fn mend(queue: RabbitQueue, stop: CancellationToken) -> anyhow::Result<()>
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = queue.context.publisher.until_unroutable() => {}
+            () = queue.context.publisher.until_unroutable() => tokio::time::sleep(topology::GONE_WAIT).await,
         }
         if let Some(connection) = queue.publishing.usable().filter(|_| queue.context.declare) {
             let declared = timeout(DECLARE_TIMEOUT, topology::declare(&connection, &queue.context.tenants)).await;
