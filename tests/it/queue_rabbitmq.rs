@@ -193,3 +193,22 @@ async fn unroutable_messages_in_a_flood_are_kept_and_no_others() {
     let kept = journal.stats().await.unwrap().into_iter().find(|lane| lane.tenant.as_str() == "nobodys");
     assert_eq!(kept.map(|lane| lane.ready), Some(100));
 }
+
+/// Of such a queue the broker may tell its consumers nothing: it hands messages to them, and sends them nowhere.
+#[tokio::test]
+async fn a_queue_that_is_deleted_and_declared_again_at_once_is_consumed_again() {
+    if !Rabbit::is_there("a_queue_that_is_deleted_and_declared_again_at_once_is_consumed_again") {
+        return;
+    }
+    let rabbit = Rabbit::start().await;
+    let subscription = rabbit.queue().subscribe(&TenantId::default_tenant(), Lane::Logins, 8).await.unwrap();
+    rabbit.queue().publish(&[login("ann", "before")]).await.unwrap();
+    let before = soon("the first delivery", subscription.receive()).await.unwrap();
+    subscription.settle(&[(before.tag, Settlement::Ack)]).await.unwrap();
+
+    amqp::replace_queue(&rabbit.vhost.url, "soloist.enforce.default").await;
+    rabbit.queue().publish(&[login("ann", "after")]).await.unwrap();
+
+    let after = tokio::time::timeout(Duration::from_mins(1), subscription.receive()).await;
+    assert_eq!(after.expect("a delivery").unwrap().event.id.as_str(), "after");
+}

@@ -1,12 +1,13 @@
 //! A foreign AMQP client: what other programs do on the broker.
 
 use lapin::options::{
-    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use soloist::model::TenantId;
-use soloist::queue::rabbitmq::topology;
+use soloist::queue::rabbitmq::topology::{self, Argument};
 
 use super::soon;
 
@@ -33,6 +34,29 @@ pub(crate) async fn depth(channel: &Channel, queue: &str) -> Option<u32> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let found = soon("the queue", channel.queue_declare(queue.into(), options, FieldTable::default())).await;
     found.ok().map(|queue| queue.message_count())
+}
+
+/// Deletes a queue of the topology and declares it again in the same breath.
+pub(crate) async fn replace_queue(url: &str, name: &str) {
+    let tenant = TenantId::default_tenant();
+    let spec = topology::queues([&tenant]).into_iter().find(|spec| spec.name == name).unwrap();
+    let mut arguments = FieldTable::default();
+    for (name, argument) in spec.arguments {
+        let value = match argument {
+            Argument::Text(text) => AMQPValue::LongString(text.into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(number),
+        };
+        arguments.insert(name.into(), value);
+    }
+    let (connection, channel) = connect(url).await;
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.queue_declare(name.into(), durable, arguments).await.unwrap();
+    for (exchange, key) in spec.bindings {
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(name.into(), exchange.into(), key.into(), options, arguments).await.unwrap();
+    }
+    connection.close(200, "done".into()).await.unwrap();
 }
 
 /// Removes the whole topology, so that a virtual host that others used before is as good as new.
