@@ -9,6 +9,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 
+use super::consumer::{SILENCE_LOOK, SILENT_LOOKS_MAX, has_waiting};
 use super::link::Link;
 use super::topology;
 use super::trouble::Trouble;
@@ -64,9 +65,19 @@ async fn consume(link: &Link, queue: &str, store: &dyn Store, failures: &mut u32
     };
     let late = |_late| Trouble::timed_out("setting up a consumer");
     let (channel, mut consumer) = tokio::time::timeout(SET_UP_TIMEOUT, set_up).await.map_err(late)??;
+    let mut silent_looks = 0;
     loop {
         let ended = || Trouble::new("the broker ended the consumer: its queue was deleted, or moved", "nothing");
-        let mut batch = vec![consumer.next().await.ok_or_else(ended)??];
+        let Ok(first) = tokio::time::timeout(SILENCE_LOOK, consumer.next()).await else {
+            silent_looks = if has_waiting(&connection, queue).await? { silent_looks + 1 } else { 0 };
+            if silent_looks >= SILENT_LOOKS_MAX {
+                link.restart();
+                return Err(Trouble::new("messages wait, but none is delivered", "nothing: a new connection is made"));
+            }
+            continue;
+        };
+        silent_looks = 0;
+        let mut batch = vec![first.ok_or_else(ended)??];
         while batch.len() < usize::from(BATCH_MAX)
             && let Some(Some(next)) = consumer.next().now_or_never()
         {

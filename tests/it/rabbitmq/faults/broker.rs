@@ -6,6 +6,7 @@ use crate::rabbitmq::brokers::{Site, broker_or_skip};
 use crate::rabbitmq::fleet::Fleet;
 use crate::rabbitmq::load::{Load, Plan};
 use crate::rabbitmq::scenario::{Scenario, logins_around};
+use crate::support::soon;
 
 const ENFORCE: &str = "soloist.enforce.default";
 
@@ -60,10 +61,13 @@ async fn a_queue_deleted_under_a_running_worker_loses_nothing_that_comes_after()
     let scenario = Scenario::new("enforce queue deleted while empty", 1, 2);
     let fault = async |_: &mut Fleet, load: &Load| {
         let held = load.held().await;
-        let mut pause = tokio::time::interval(Duration::from_millis(20));
-        while broker.queue_depth(&site.vhost, ENFORCE).await != Some(0) {
-            pause.tick().await;
-        }
+        soon("the queue to run empty", async {
+            let mut pause = tokio::time::interval(Duration::from_millis(20));
+            while broker.queue_depth(&site.vhost, ENFORCE).await != Some(0) {
+                pause.tick().await;
+            }
+        })
+        .await;
         broker.delete_queue(&site.vhost, ENFORCE).await;
         drop(held);
     };
