@@ -91,7 +91,6 @@ async fn three_processes_do_all_their_work_with_the_rights_of_their_roles_alone(
     assert_eq!(control.says(&["dead-letters", "redrive", "--all"]).await, "put back 1 dead letter\n");
     comes_down_to(&sandbox, &bob).await;
 
-    // No process was refused anything.
     for member in [webhook, worker, control] {
         let status = member.status().await;
         assert_eq!((&status["broker"]["up"], &status["broker"]["spooling"]), (&true.into(), &false.into()), "{status}");

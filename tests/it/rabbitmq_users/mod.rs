@@ -115,9 +115,12 @@ impl Member {
         found
     }
 
+    /// Ends it; nothing that it did may have been refused for want of a right.
     async fn stop(mut self) -> Soloist {
         self.running.signal("TERM").await;
         assert_eq!(self.running.ended().await, Some(0));
+        let refused = self.running.rest().await.into_iter().find(|line| line.contains("a permission is missing"));
+        assert_eq!(refused, None);
         self.soloist
     }
 }
