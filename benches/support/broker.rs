@@ -82,6 +82,7 @@ impl Broker {
     }
 
     /// Starts the node that was stopped, on what it has kept.
+    #[expect(clippy::disallowed_methods, reason = "the benchmark has nothing else to do meanwhile")]
     pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
         let output = File::create(self.folder.join("output"))?;
         let mut server = Command::new(SERVER);
@@ -101,6 +102,7 @@ impl Broker {
     }
 
     /// Ends the node as an operator would; its clients see their connections end.
+    #[expect(clippy::disallowed_methods, reason = "the benchmark has nothing else to do meanwhile")]
     pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
         let pid = fs::read_to_string(self.folder.join("pid"))?;
         Command::new("kill").args(["-TERM", pid.trim()]).status()?;

@@ -23,7 +23,7 @@ use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
-use crate::queue::{BrokerHealth, DeadLetters, Queue, QueueError};
+use crate::queue::{BrokerCounts, BrokerHealth, DeadLetters, Queue, QueueError};
 use crate::worker::{Enforcer as _, Evaluation, Look, StepError, TenantEnforcer};
 
 /// Dead letters and decisions on one page at most.
@@ -139,11 +139,12 @@ async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem>
             })
         })
         .collect();
-    let broker = admin.queue.broker().await.map(|broker| shown_broker(&broker));
+    let counts = admin.queue.broker_counts().await;
+    let broker = admin.queue.broker().await.map(|broker| shown_broker(&broker, counts));
     Ok(Json(json!({ "tenants": tenants, "queue": lanes, "broker": broker })))
 }
 
-fn shown_broker(broker: &BrokerHealth) -> Value {
+fn shown_broker(broker: &BrokerHealth, counts: Option<BrokerCounts>) -> Value {
     json!({
         "up": broker.up,
         "blocked": broker.blocked,
@@ -152,8 +153,8 @@ fn shown_broker(broker: &BrokerHealth) -> Value {
         "spool_bytes": broker.spool_bytes,
         "spool_messages": broker.spool_messages,
         "spool_oldest_accepted_at": broker.spool_oldest_accepted_at.map(|at| at.to_string()),
-        "delayed": broker.delayed,
-        "dead": broker.dead,
+        "delayed": counts.map(|counts| counts.delayed),
+        "dead": counts.map(|counts| counts.dead),
     })
 }
 

@@ -65,8 +65,11 @@ pub(super) async fn redrive(
     State(admin): State<Arc<Admin>>,
     Json(choice): Json<Choice>,
 ) -> Result<Json<Value>, Problem> {
-    let selection = choice.selection()?;
-    let redriven = admin.dead_letters()?.redrive(&selection).await.map_err(queue_problem)?;
+    let (selection, dead_letters) = (choice.selection()?, admin.dead_letters()?);
+    let chosen = dead_letters.list(&selection, 0, PAGE_MAX).await.map_err(queue_problem)?;
+    // Nobody works on a tenant that is not configured: such a message stays where it is seen.
+    let ids = chosen.iter().filter(|dead| admin.tenants.contains_key(&dead.tenant)).map(|dead| dead.id).collect();
+    let redriven = dead_letters.redrive(&Selection::Ids(ids)).await.map_err(queue_problem)?;
     Ok(Json(json!({ "redriven": redriven })))
 }
 

@@ -81,6 +81,10 @@ async fn render(State(shared): State<Arc<Shared>>) -> Response {
     if let Ok(Some(broker)) = timeout(CHECK_TIMEOUT, probes.queue.broker()).await {
         show_broker(&probes.metrics, &broker, now_ms);
     }
+    if let Some(counts) = probes.queue.broker_counts().await {
+        probes.metrics.broker_delayed.set(gauge(counts.delayed));
+        probes.metrics.broker_dead.set(gauge(counts.dead));
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], probes.metrics.render()).into_response()
 }
@@ -113,8 +117,6 @@ fn show_broker(metrics: &Metrics, broker: &BrokerHealth, now_ms: i64) {
     metrics.spool_messages.set(gauge(broker.spool_messages));
     let age_ms = broker.spool_oldest_accepted_at.map_or(0, |at| (now_ms - at.as_millisecond()).max(0));
     metrics.spool_oldest_age.set(age_ms / 1_000);
-    metrics.broker_delayed.set(broker.delayed.map_or(0, gauge));
-    metrics.broker_dead.set(broker.dead.map_or(0, gauge));
 }
 
 fn gauge(count: u64) -> i64 {

@@ -181,7 +181,8 @@ fn journal_config(config: &Config, repair: bool) -> EmbeddedConfig {
     let is_spool = config.queue.backend == Backend::Rabbitmq;
     EmbeddedConfig {
         data_dir: config.data_dir.clone(),
-        messages_max: config.queue.messages_max,
+        // A spool is bounded by its bytes.
+        messages_max: if is_spool { u64::MAX } else { config.queue.messages_max },
         bytes_max: is_spool.then_some(config.queue.rabbitmq.spool_bytes_max),
         tenants: config.tenants.len(),
         batch_max: config.queue.batch_max,

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
+use crate::queue::Queue as _;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
 use crate::queue::rabbitmq::{RabbitQueue, RabbitmqParts, RabbitmqRoles};
 
@@ -17,6 +18,8 @@ pub struct Drained {
     pub forwarded: u64,
     /// Of tenants that are not configured, or not due yet.
     pub left: u64,
+    /// Dead letters, which stay: `soloist dead-letters` with this folder as `data_dir` shows them.
+    pub dead: u64,
 }
 
 /// Forwards what waits in the journal of `folder` to the configured broker; each event leaves it when it is confirmed.
@@ -52,8 +55,9 @@ pub async fn drain_spool(config: &Config, folder: &Path) -> anyhow::Result<Drain
         ended??;
     }
     let left = journal.usage().await?.messages;
+    let dead = journal.stats().await?.iter().filter_map(|lane| lane.dead).sum();
     journal.stop();
     thread.ended().await?;
     forwarded.context("the broker does not take the events; they stay in the journal")?;
-    Ok(Drained { forwarded: before.saturating_sub(left), left })
+    Ok(Drained { forwarded: before.saturating_sub(left), left, dead })
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::admin::{Access, AdminClient, Ask};
 use super::output::{self, Tone, counted, list, number, text};
 use super::{Source, Usage};
+use crate::config::Config;
 
 /// Dead letters that one request to the admin API may name or list.
 const BATCH_MAX: usize = 1_000;
@@ -102,12 +103,13 @@ pub(super) async fn run(args: DeadLettersArgs, source: Source) -> anyhow::Result
         Command::Ls(_) | Command::Show(_) => Access::Read,
         Command::Redrive(_) | Command::Drop(_) => Access::Write,
     };
-    let admin = AdminClient::open(&source.read()?, access).await?;
+    let config = source.read()?;
+    let admin = AdminClient::open(&config, access).await?;
     admin.note_if_nothing_is_stored();
     let result = match args.command {
         Command::Ls(args) => ls(&admin, args).await,
         Command::Show(args) => show(&admin, args).await,
-        Command::Redrive(args) => redrive(&admin, args).await,
+        Command::Redrive(args) => redrive(&admin, &config, args).await,
         Command::Drop(args) => discard(&admin, args).await,
     };
     admin.close().await?;
@@ -197,25 +199,23 @@ async fn show(admin: &AdminClient, args: ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a choice comes to.
-struct Chosen {
-    ids: Vec<u64>,
-    /// Those that cannot be put back, as far as they were looked at: one that is named by its number is not.
-    unreadable: u64,
+/// The chosen ones as they are now, so that one which dies again in the meantime is not taken twice.
+async fn chosen(admin: &AdminClient, choice: &Choice) -> anyhow::Result<Vec<u64>> {
+    Ok(match choice.ids.as_slice() {
+        [] => looked_at(admin, choice, |_| true).await?,
+        ids => ids.to_vec(),
+    })
 }
 
-/// The chosen ones as they are now, so that one which dies again in the meantime is not taken twice.
-async fn chosen(admin: &AdminClient, choice: &Choice) -> anyhow::Result<Chosen> {
-    let mut chosen = Chosen { ids: choice.ids.clone(), unreadable: 0 };
-    if chosen.ids.is_empty() {
-        pages(admin, choice.why.as_ref(), |page| {
-            chosen.ids.extend(page.iter().map(|dead| number(dead, "id")));
-            chosen.unreadable += page.iter().filter(|dead| text(dead, "uid").is_empty()).count() as u64;
-            Ok(())
-        })
-        .await?;
-    }
-    Ok(chosen)
+/// Those chosen by reason or all of them for which `holds`.
+async fn looked_at(admin: &AdminClient, choice: &Choice, holds: impl Fn(&Value) -> bool) -> anyhow::Result<Vec<u64>> {
+    let mut ids = Vec::new();
+    pages(admin, choice.why.as_ref(), |page| {
+        ids.extend(page.iter().filter(|dead| holds(dead)).map(|dead| number(dead, "id")));
+        Ok(())
+    })
+    .await?;
+    Ok(ids)
 }
 
 /// Sends the ids in portions; `done` names the number in each answer.
@@ -228,19 +228,29 @@ async fn in_batches(admin: &AdminClient, what: &str, done: &str, ids: &[u64]) ->
     Ok(sum)
 }
 
-async fn redrive(admin: &AdminClient, args: RedriveArgs) -> anyhow::Result<ExitCode> {
-    let Chosen { ids, unreadable } = chosen(admin, &args.choice).await?;
+/// Why some stay dead.
+const STAY: &str = "cannot be read, are of a tenant that is not configured, or are gone";
+
+async fn redrive(admin: &AdminClient, config: &Config, args: RedriveArgs) -> anyhow::Result<ExitCode> {
+    let ids = chosen(admin, &args.choice).await?;
     if args.dry_run {
-        output::line(format_args!("would put back {}", counted(ids.len() as u64 - unreadable, "dead letter")))?;
-        return Ok(report_rest(&args.choice, unreadable, "cannot be read"));
+        let is_configured = |dead: &Value| config.tenants.keys().any(|tenant| tenant.as_str() == text(dead, "tenant"));
+        let can_be = |dead: &Value| {
+            (args.choice.ids.is_empty() || ids.contains(&number(dead, "id")))
+                && !text(dead, "uid").is_empty()
+                && is_configured(dead)
+        };
+        let count = looked_at(admin, &args.choice, can_be).await?.len() as u64;
+        output::line(format_args!("would put back {}", counted(count, "dead letter")))?;
+        return Ok(report_rest(&args.choice, (ids.len() as u64).saturating_sub(count), STAY));
     }
     let done = in_batches(admin, "redrive", "redriven", &ids).await?;
     output::line(format_args!("put back {}", counted(done, "dead letter")))?;
-    Ok(report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), "cannot be read, or are gone"))
+    Ok(report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), STAY))
 }
 
 async fn discard(admin: &AdminClient, args: DropArgs) -> anyhow::Result<ExitCode> {
-    let Chosen { ids, .. } = chosen(admin, &args.choice).await?;
+    let ids = chosen(admin, &args.choice).await?;
     if !args.yes && !ids.is_empty() {
         let question = format!("Delete {} for good?", counted(ids.len() as u64, "dead letter"));
         match output::confirmed(&question) {

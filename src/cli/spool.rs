@@ -40,6 +40,10 @@ pub(super) async fn run(args: SpoolArgs, source: Source) -> anyhow::Result<ExitC
     telemetry::set_up_logs(&logs).context("cannot set up logs")?;
     let drained = app::drain_spool(&config, &folder).await?;
     output::line(format_args!("forwarded {}", counted(drained.forwarded, "event")))?;
+    if drained.dead > 0 {
+        let dead = counted(drained.dead, "dead letter");
+        output::note(format_args!("{dead} stay; see them with data_dir = \"{}\"", folder.display()));
+    }
     if drained.left == 0 {
         return Ok(ExitCode::SUCCESS);
     }

@@ -15,6 +15,8 @@ use crate::telemetry::Metrics;
 
 /// How long a record may take to be durable elsewhere. One that is late may still get there, which is harmless.
 const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while none gets through: a look must not wait for the ledger at each of its records.
+const LOSING_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Takes records to the control process.
 #[async_trait]
@@ -41,16 +43,20 @@ impl RemoteLedger {
     }
 
     async fn send(&self, tenant: &TenantId, record: serde_json::Result<Vec<u8>>) -> Result<(), LedgerError> {
+        let limit = if self.losing.load(Ordering::Relaxed) { LOSING_TIMEOUT } else { DELIVER_TIMEOUT };
         let delivered = match record {
             Err(error) => Err(error.into()),
-            Ok(record) => timeout(DELIVER_TIMEOUT, self.courier.deliver(tenant, record))
+            Ok(record) => timeout(limit, self.courier.deliver(tenant, record))
                 .await
-                .unwrap_or_else(|_late| Err(anyhow::anyhow!("no confirmation within {DELIVER_TIMEOUT:?}"))),
+                .unwrap_or_else(|_late| Err(anyhow::anyhow!("no confirmation within {limit:?}"))),
         };
         match delivered {
             Ok(()) if self.losing.swap(false, Ordering::Relaxed) => tracing::info!("records reach the ledger again"),
             Ok(()) => {}
-            Err(error) if self.required => return Err(LedgerError(error)),
+            Err(error) if self.required => {
+                self.losing.store(true, Ordering::Relaxed);
+                return Err(LedgerError(error));
+            }
             Err(error) => {
                 self.metrics.ledger_lost.inc();
                 if !self.losing.swap(true, Ordering::Relaxed) {

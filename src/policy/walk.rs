@@ -119,14 +119,14 @@ impl<'a> Met<'a> {
         let own = usize::from(same > 0);
         if let Some(bucket) = candidate.bucket {
             let in_bucket = self.devices_in_bucket.get(bucket).copied().unwrap_or(0);
-            if in_bucket - own >= self.caps.bucket_limit(bucket) {
+            if in_bucket.saturating_sub(own) >= self.caps.bucket_limit(bucket) {
                 return Some(Cap::Bucket(bucket));
             }
         }
         if same >= self.caps.per_device {
             return Some(Cap::Device);
         }
-        (self.devices_left - own >= self.caps.overall).then_some(Cap::Overall)
+        (self.devices_left.saturating_sub(own) >= self.caps.overall).then_some(Cap::Overall)
     }
 
     fn add(&mut self, candidate: &Candidate) {

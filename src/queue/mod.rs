@@ -210,6 +210,11 @@ pub trait Queue: Send + Sync {
     async fn broker(&self) -> Option<BrokerHealth> {
         None
     }
+
+    /// What waits at the broker for all tenants together, where that can be counted now.
+    async fn broker_counts(&self) -> Option<BrokerCounts> {
+        None
+    }
 }
 
 /// How a backend's broker is, and the journal in front of it.
@@ -225,16 +230,21 @@ pub struct BrokerHealth {
     pub spool_bytes: u64,
     pub spool_messages: u64,
     pub spool_oldest_accepted_at: Option<Timestamp>,
-    /// Messages of all tenants that wait at the broker for their time.
-    pub delayed: Option<u64>,
-    /// Messages that were given up and wait at the broker to be kept.
-    pub dead: Option<u64>,
+}
+
+/// Messages at the broker that belong to no tenant's queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BrokerCounts {
+    /// They wait for their time.
+    pub delayed: u64,
+    /// They were given up, and wait for `control`.
+    pub dead: u64,
 }
 
 impl BrokerHealth {
-    /// Whether events go straight to it.
+    /// Whether events go straight to it, and none waits in the journal.
     pub fn is_well(&self) -> bool {
-        self.up && !self.blocked && !self.spooling
+        self.up && !self.blocked && !self.spooling && self.spool_messages == 0
     }
 }
 

@@ -23,7 +23,6 @@ pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnf
 
 use self::calls::Calls;
 use self::coalesce::Coalescer;
-use self::fleet::Share;
 use self::health::Health;
 use self::lanes::Lanes;
 use self::rate::RateGate;
@@ -80,11 +79,6 @@ impl TenantWorker {
     /// The step alone, for those who ask about one user.
     pub fn enforcer(&self) -> Arc<TenantEnforcer> {
         Arc::clone(&self.enforcer)
-    }
-
-    /// As [`TenantEnforcer::set_share`], for before it runs.
-    pub fn set_share(&self, share: Share) {
-        self.enforcer.set_share(share);
     }
 
     /// Works until it is told to stop; then finishes what it began, within the drain time, and gives back the rest.

@@ -165,7 +165,7 @@ impl EmbeddedQueue {
     }
 
     /// Keeps dead letters of another queue, even where no more messages may wait. Returns when all are durable; on an
-    /// error none is. One that is buried twice is kept twice.
+    /// error none is.
     pub async fn bury(&self, dead: &[Buried]) -> Result<(), QueueError> {
         let dead = dead.to_vec();
         self.ask(|reply| Command::Bury { dead, reply }).await

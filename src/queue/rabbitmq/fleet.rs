@@ -30,15 +30,36 @@ pub trait Heartbeats: Send + Sync {
     fn heard(&self, beat: &[u8]);
 }
 
-/// Sends and hears until `stop`.
-pub(super) async fn run(link: Link, heartbeats: Arc<dyn Heartbeats>, stop: CancellationToken) -> anyhow::Result<()> {
+/// Sends and hears until `stop`. An alarm of the broker holds up whatever a connection that publishes has to say, acks
+/// among it: so heartbeats are sent by one connection and heard by the other.
+pub(super) async fn run(
+    publishing: Link,
+    consuming: Link,
+    heartbeats: Arc<dyn Heartbeats>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = again_and_again(Part::Send, &publishing, &*heartbeats) => {}
+        () = again_and_again(Part::Hear, &consuming, &*heartbeats) => {}
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Send,
+    Hear,
+}
+
+async fn again_and_again(part: Part, link: &Link, heartbeats: &dyn Heartbeats) {
     let mut failures = 0_u32;
-    while !stop.is_cancelled() {
-        let beaten = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            beaten = beat(&link, &*heartbeats) => beaten,
+    loop {
+        let ended = match part {
+            Part::Send => send(link, heartbeats).await,
+            Part::Hear => hear(link, heartbeats).await,
         };
-        if let Err(trouble) = beaten {
+        if let Err(trouble) = ended {
             failures = failures.saturating_add(1);
             // That the broker is away is said elsewhere; without its rights a worker would have no share of the rate.
             if failures == 1 && trouble.needs_a_person {
@@ -50,33 +71,34 @@ pub(super) async fn run(link: Link, heartbeats: Arc<dyn Heartbeats>, stop: Cance
             }
             tracing::debug!(failures, "no heartbeats for now: {trouble}");
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(retry::reconnect_delay(failures)) => {}
-        }
+        tokio::time::sleep(retry::reconnect_delay(failures)).await;
     }
-    Ok(())
 }
 
-async fn beat(link: &Link, heartbeats: &dyn Heartbeats) -> Result<(), Trouble> {
+async fn send(link: &Link, heartbeats: &dyn Heartbeats) -> Result<(), Trouble> {
+    link.until_usable().await;
     let connection = link.up().await;
-    let late = |_late| Trouble::timed_out("setting up the heartbeats");
-    let (channel, mut consumer) =
-        timeout(SET_UP_TIMEOUT, async { set_up(connection.create_channel().await?).await }).await.map_err(late)??;
+    let late = |_late| Trouble::timed_out("sending a heartbeat");
+    let channel = timeout(SET_UP_TIMEOUT, connection.create_channel()).await.map_err(late)??;
     let mut tick = tokio::time::interval(heartbeats.interval());
     loop {
-        tokio::select! {
-            received = consumer.next() => {
-                let ended = || Trouble::new("the broker ended the consumer", "nothing");
-                heartbeats.heard(&received.ok_or_else(ended)??.data);
-            }
-            _tick = tick.tick() => {
-                let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-                let body = heartbeats.beat();
-                let sent = channel.basic_publish(topology::FLEET.into(), "".into(), options, &body, properties);
-                drop(timeout(SET_UP_TIMEOUT, sent).await.map_err(late)??);
-            }
-        }
+        tick.tick().await;
+        link.until_usable().await;
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let body = heartbeats.beat();
+        let sent = channel.basic_publish(topology::FLEET.into(), "".into(), options, &body, properties);
+        drop(timeout(SET_UP_TIMEOUT, sent).await.map_err(late)??);
+    }
+}
+
+async fn hear(link: &Link, heartbeats: &dyn Heartbeats) -> Result<(), Trouble> {
+    let connection = link.up().await;
+    let late = |_late| Trouble::timed_out("setting up the heartbeats");
+    let set_up = async { set_up(connection.create_channel().await?).await };
+    let (_channel, mut consumer) = timeout(SET_UP_TIMEOUT, set_up).await.map_err(late)??;
+    loop {
+        let ended = || Trouble::new("the broker ended the consumer", "nothing");
+        heartbeats.heard(&consumer.next().await.ok_or_else(ended)??.data);
     }
 }
 

@@ -9,6 +9,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 
+use super::consumer::{IDLE_LOOKS_MAX, SILENCE_LOOK, SILENT_LOOKS_MAX, has_waiting};
 use super::link::Link;
 use super::topology;
 use super::trouble::Trouble;
@@ -18,8 +19,6 @@ use crate::retry;
 const BATCH_MAX: u16 = 256;
 /// How long setting up a consumer may take.
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a consumer that hears nothing is kept.
-const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Where the messages go.
 #[async_trait]
@@ -68,12 +67,23 @@ async fn consume(link: &Link, queue: &str, store: &dyn Store, failures: &mut u32
     };
     let late = |_late| Trouble::timed_out("setting up a consumer");
     let (channel, mut consumer) = tokio::time::timeout(SET_UP_TIMEOUT, set_up).await.map_err(late)??;
+    let (mut silent_looks, mut idle_looks) = (0, 0);
     loop {
         let ended = || Trouble::new("the broker ended the consumer: its queue was deleted, or moved", "nothing");
-        let Ok(first) = tokio::time::timeout(IDLE_MAX, consumer.next()).await else {
-            topology::close(&channel).await;
-            return Ok(());
+        let Ok(first) = tokio::time::timeout(SILENCE_LOOK, consumer.next()).await else {
+            silent_looks = if has_waiting(&connection, queue).await? { silent_looks + 1 } else { 0 };
+            if silent_looks >= SILENT_LOOKS_MAX {
+                link.restart();
+                return Err(Trouble::new("messages wait, but none is delivered", "nothing: a new connection is made"));
+            }
+            idle_looks += 1;
+            if idle_looks >= IDLE_LOOKS_MAX {
+                topology::close(&channel).await;
+                return Ok(());
+            }
+            continue;
         };
+        (silent_looks, idle_looks) = (0, 0);
         let mut batch = vec![first.ok_or_else(ended)??];
         while batch.len() < usize::from(BATCH_MAX)
             && let Some(Some(next)) = consumer.next().now_or_never()

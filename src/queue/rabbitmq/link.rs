@@ -27,6 +27,9 @@ use crate::retry;
 
 /// How long a connection may take to open, TLS and login included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long declaring or looking at the topology may take: some steps for each tenant. A broker that says nothing at all
+/// is found out by its missing heartbeats before.
+const PREPARE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often both sides must be heard of, in seconds.
 const HEARTBEAT_SECONDS: u16 = 10;
 /// How often a connection is asked whether it still stands, should it die without an event.
@@ -139,6 +142,10 @@ pub(super) struct Up {
     pub(super) blocked: bool,
 }
 
+fn is_usable(state: &State) -> bool {
+    matches!(state, State::Up(Up { blocked: false, .. }))
+}
+
 /// Keeps one connection up. [`Link::run`] does the work; [`Link::state`] tells the others.
 #[derive(Clone)]
 pub(super) struct Link {
@@ -178,6 +185,10 @@ impl Link {
         }
     }
 
+    pub(super) fn is_usable(&self) -> bool {
+        is_usable(&self.state.borrow())
+    }
+
     /// Waits until there is a connection. Cancel-safe.
     pub(super) async fn up(&self) -> Arc<Connection> {
         let mut state = self.state.subscribe();
@@ -196,7 +207,7 @@ impl Link {
     pub(super) async fn until_usable(&self) {
         let mut state = self.state.subscribe();
         // The sender is ours, so it cannot be gone.
-        state.wait_for(|state| matches!(state, State::Up(Up { blocked: false, .. }))).await.ok();
+        state.wait_for(is_usable).await.ok();
     }
 
     /// Waits until the broker takes no messages although there is a connection. Cancel-safe.
@@ -256,7 +267,7 @@ impl Link {
 
     async fn connect(&self, turn: usize) -> Result<Connection, Trouble> {
         let connection = self.target.connect(&self.name, turn).await?;
-        match timeout(CONNECT_TIMEOUT, self.prepare(&connection)).await {
+        match timeout(PREPARE_TIMEOUT, self.prepare(&connection)).await {
             Ok(prepared) => prepared.map(|()| connection),
             Err(_late) => Err(Trouble::timed_out("declaring the topology")),
         }

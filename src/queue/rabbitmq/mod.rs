@@ -3,7 +3,7 @@
 //! An event is accepted when the broker has confirmed it, or the journal has it on its disk. What the journal took is
 //! forwarded as soon as the broker takes it.
 
-mod acking;
+mod consumer;
 mod fleet;
 mod intake;
 mod link;
@@ -16,7 +16,9 @@ pub mod topology;
 mod trouble;
 mod wire;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ use self::subscription::{Context, RabbitSubscription};
 use self::wire::{FRESH, Writer};
 use super::dedupe::{self, Dedupe};
 use super::embedded::EmbeddedQueue;
-use super::{BrokerHealth, LaneStats, Published, Queue, QueueError, Subscription, Via};
+use super::{BrokerCounts, BrokerHealth, LaneStats, Published, Queue, QueueError, Subscription, Via};
 use crate::clock::Clock;
 use crate::config::RabbitmqConfig;
 use crate::model::{Lane, LoginEvent, Reason, TenantId};
@@ -42,8 +44,8 @@ pub use self::trouble::Trouble as BrokerTrouble;
 
 /// How long a count of the broker's messages holds, so that many probes cost one.
 const COUNT_HOLDS: Duration = Duration::from_secs(1);
-/// How long counting the broker's messages may take.
-const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long counting the broker's messages may take; less than those who ask have.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the first contact with the broker may take.
 const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -71,6 +73,8 @@ pub struct RabbitQueue {
     journal: EmbeddedQueue,
     /// True while events go to the journal first: the broker did not confirm, and has not done so since.
     spooling: watch::Sender<bool>,
+    /// True from the first event that its queue did not take until the next that one took.
+    refusing: Arc<AtomicBool>,
     dedupe: Arc<Mutex<Dedupe>>,
     counted: Arc<Mutex<Option<(Instant, Counts)>>>,
 }
@@ -103,7 +107,7 @@ impl RabbitQueue {
         let context = Context {
             link: link("consuming"),
             publisher,
-            writer: Writer { user: target.user().to_owned() },
+            writer: Writer { user: target.user().to_owned(), clock },
             tenants: Arc::clone(&tenants),
             declare: config.declare,
             epochs: Arc::default(),
@@ -111,8 +115,15 @@ impl RabbitQueue {
         };
         let window_minutes = i64::try_from(dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
         let dedupe = Arc::new(Mutex::new(Dedupe::new(dedupe_ids_max, window_minutes)));
-        let queue =
-            Self { context, publishing, journal, spooling: watch::Sender::new(false), dedupe, counted: Arc::default() };
+        let queue = Self {
+            context,
+            publishing,
+            journal,
+            spooling: watch::Sender::new(false),
+            refusing: Arc::default(),
+            dedupe,
+            counted: Arc::default(),
+        };
         let task =
             RabbitTask { queue: queue.clone(), publisher: publisher_task, roles, records: None, heartbeats: None };
         Ok((queue, task))
@@ -136,29 +147,35 @@ impl RabbitQueue {
                 State::Up(_) => anyhow::anyhow!("it has an alarm and takes no messages"),
             });
         }
-        self.forwarded_or_down().await;
+        self.forwarded_or_stuck().await;
         anyhow::ensure!(self.publishing.usable().is_some(), "the connection was lost");
         Ok(())
     }
 
-    /// Events that are not known yet, and how many are.
-    fn without_duplicates(&self, events: &[LoginEvent]) -> (Vec<LoginEvent>, usize) {
-        let dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What of these events is not known yet.
+    fn without_duplicates<'a>(&self, events: &'a [LoginEvent]) -> Fresh<'a> {
+        let key = |event: &LoginEvent| (event.reason == Reason::Login).then(|| dedupe::key(event));
+        let mut keys: Vec<Option<u64>> = events.iter().map(key).collect();
         let mut seen_here = BTreeSet::new();
-        let is_new = |event: &&LoginEvent| {
-            let key = dedupe::key(event);
-            event.reason != Reason::Login || (!dedupe.contains(key) && seen_here.insert(key))
+        let is_new: Vec<bool> = {
+            let dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = |key: &Option<u64>| key.is_none_or(|key| !dedupe.contains(key) && seen_here.insert(key));
+            keys.iter().map(is_new).collect()
         };
-        let fresh: Vec<LoginEvent> = events.iter().filter(is_new).cloned().collect();
-        let duplicates = events.len() - fresh.len();
-        (fresh, duplicates)
+        if is_new.iter().all(|is_new| *is_new) {
+            return Fresh { events: events.into(), keys };
+        }
+        let fresh = events.iter().zip(&is_new).filter(|(_, is_new)| **is_new);
+        let events: Vec<LoginEvent> = fresh.map(|(event, _)| event.clone()).collect();
+        let mut is_new = is_new.into_iter();
+        keys.retain(|_| is_new.next().unwrap_or(false));
+        Fresh { events: events.into(), keys }
     }
 
-    fn remember(&self, events: &[LoginEvent]) {
+    fn remember(&self, fresh: &Fresh<'_>) {
         let minute = self.context.clock.now_ms() / 60_000;
-        let keys = events.iter().filter(|event| event.reason == Reason::Login).map(dedupe::key);
         let mut dedupe = self.dedupe.lock().unwrap_or_else(PoisonError::into_inner);
-        dedupe.insert(0, minute, keys);
+        dedupe.insert(0, minute, fresh.keys.iter().copied().flatten());
         dedupe.expire(minute);
     }
 
@@ -170,7 +187,17 @@ impl RabbitQueue {
         }
     }
 
+    /// Says once that queues do not take their messages; they wait in the journal. Where the whole broker is away, its
+    /// connection says so.
+    fn note_refused(&self, error: &PublishError) {
+        if error.is_about_one_queue() && !self.refusing.swap(true, Ordering::Relaxed) {
+            let error = anyhow::Error::new(error.clone());
+            tracing::error!(alarm = "refused", "events stay in the journal, their queue does not take them: {error:#}");
+        }
+    }
+
     fn end_spooling(&self) {
+        self.refusing.store(false, Ordering::Relaxed);
         if self.spooling.send_if_modified(|spooling| std::mem::replace(spooling, false)) {
             tracing::info!("events go straight to the broker again");
         }
@@ -218,6 +245,12 @@ impl RabbitQueue {
     }
 }
 
+/// Events that are to be published, each with the key by which it will be known.
+struct Fresh<'a> {
+    events: Cow<'a, [LoginEvent]>,
+    keys: Vec<Option<u64>>,
+}
+
 #[derive(Clone, Default)]
 struct Counts {
     lanes: Vec<(TenantId, Lane, u64)>,
@@ -227,23 +260,30 @@ struct Counts {
 
 #[async_trait]
 impl Queue for RabbitQueue {
+    async fn broker_counts(&self) -> Option<BrokerCounts> {
+        let Counts { delayed, dead, .. } = self.count().await?;
+        Some(BrokerCounts { delayed, dead })
+    }
+
     async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError> {
-        let (fresh, duplicates) = self.without_duplicates(events);
-        let via = if self.is_spooling() { Via::Journal } else { Via::Broker };
-        if fresh.is_empty() {
-            return Ok(Published { via, duplicates });
+        let fresh = self.without_duplicates(events);
+        let duplicates = events.len() - fresh.events.len();
+        // Where the broker is known to take nothing, asking the publisher for the same would only cost time.
+        let to_broker = !self.is_spooling() && self.publishing.is_usable();
+        if fresh.events.is_empty() {
+            return Ok(Published { via: if to_broker { Via::Broker } else { Via::Journal }, duplicates });
         }
-        if via == Via::Broker {
-            match self.to_broker(&fresh).await {
+        if to_broker {
+            match self.to_broker(&fresh.events).await {
                 Ok(()) => {
                     self.remember(&fresh);
-                    return Ok(Published { via, duplicates });
+                    return Ok(Published { via: Via::Broker, duplicates });
                 }
                 Err(error) if error.is_slow() => self.begin_spooling(&error),
-                Err(error) => tracing::debug!("an event goes to the journal: {error}"),
+                Err(error) => self.note_refused(&error),
             }
         }
-        let spooled = self.journal.publish(&fresh).await?;
+        let spooled = self.journal.publish(&fresh.events).await?;
         self.remember(&fresh);
         Ok(Published { via: Via::Journal, duplicates: duplicates + spooled.duplicates })
     }
@@ -288,7 +328,6 @@ impl Queue for RabbitQueue {
             State::Up(up) => (true, up.blocked, None),
             State::Down(trouble) => (false, false, Some(trouble.to_string())),
         };
-        let counts = self.count().await;
         let journal = self.journal.usage().await.unwrap_or_default();
         Some(BrokerHealth {
             up,
@@ -298,8 +337,6 @@ impl Queue for RabbitQueue {
             spool_bytes: journal.bytes,
             spool_messages: journal.messages,
             spool_oldest_accepted_at: journal.oldest_accepted_at,
-            delayed: counts.as_ref().map(|counts| counts.delayed),
-            dead: counts.as_ref().map(|counts| counts.dead),
         })
     }
 }

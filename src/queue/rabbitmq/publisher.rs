@@ -9,9 +9,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::{mpsc, oneshot};
+use lapin::{BasicProperties, Channel};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,15 @@ pub(super) enum PublishError {
 }
 
 impl PublishError {
+    /// Whether it says something of this message's queue alone, so that waiting for the broker mends nothing.
+    pub(super) fn is_about_one_queue(&self) -> bool {
+        match self {
+            Self::Unroutable | Self::Refused => true,
+            Self::Failed(trouble) => trouble.needs_a_person,
+            _ => false,
+        }
+    }
+
     /// Whether those that follow would only wait for the same. Where the connection knows that it is down or blocked
     /// nobody waits, and where one queue refuses, the others may not.
     pub(super) fn is_slow(&self) -> bool {
@@ -72,6 +82,9 @@ struct Request {
 #[derive(Clone)]
 pub(super) struct Publisher {
     requests: mpsc::Sender<Request>,
+    confirm_timeout: Duration,
+    /// Told of each message that no queue took.
+    unroutable: Arc<Notify>,
 }
 
 /// The publisher's working half, for [`PublisherTask::run`].
@@ -85,10 +98,11 @@ pub(super) struct PublisherTask {
 impl Publisher {
     pub(super) fn new(link: Link, channels: usize, confirm_timeout: Duration) -> (Self, PublisherTask) {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        (Self { requests: sender }, PublisherTask { requests, link, channels: channels.max(1), confirm_timeout })
+        let publisher = Self { requests: sender, confirm_timeout, unroutable: Arc::default() };
+        (publisher, PublisherTask { requests, link, channels: channels.max(1), confirm_timeout })
     }
 
-    /// Returns when every message is confirmed, and none came back; the time is limited by the confirm timeout.
+    /// Returns when every message is confirmed, and none came back, or after the confirm timeout.
     pub(super) async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), PublishError> {
         if messages.is_empty() {
             return Ok(());
@@ -98,7 +112,19 @@ impl Publisher {
             mpsc::error::TrySendError::Full(_) => PublishError::TooMany,
             mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,
         })?;
-        answer.await.unwrap_or(Err(PublishError::Stopped))
+        let answered = match timeout(self.confirm_timeout, answer).await {
+            Ok(answered) => answered.unwrap_or(Err(PublishError::Stopped)),
+            Err(_late) => Err(PublishError::Late(self.confirm_timeout)),
+        };
+        if matches!(answered, Err(PublishError::Unroutable)) {
+            self.unroutable.notify_one();
+        }
+        answered
+    }
+
+    /// Waits until a message was published that no queue took. Cancel-safe.
+    pub(super) async fn until_unroutable(&self) {
+        self.unroutable.notified().await;
     }
 }
 
@@ -123,13 +149,16 @@ impl PublisherTask {
     }
 
     fn gather(&mut self, first: Request) -> Vec<Request> {
-        let mut weight = first.messages.len();
-        let mut batch = vec![first];
-        while weight < BATCH_MAX
-            && let Ok(next) = self.requests.try_recv()
-        {
-            weight += next.messages.len();
-            batch.push(next);
+        let mut weight = 0;
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            // Who waited too long in front of the channels has put the messages elsewhere.
+            if !request.reply.is_closed() {
+                weight += request.messages.len();
+                batch.push(request);
+            }
+            next = if weight < BATCH_MAX { self.requests.try_recv().ok() } else { None };
         }
         batch
     }
@@ -139,12 +168,12 @@ impl PublisherTask {
 async fn publish_batch(
     link: &Link,
     channel: Option<Channel>,
-    batch: Vec<Request>,
+    mut batch: Vec<Request>,
     confirm_timeout: Duration,
 ) -> Option<Channel> {
     let result = tokio::select! {
         biased;
-        result = timeout(confirm_timeout, attempt(link, channel, &batch)) => {
+        result = timeout(confirm_timeout, attempt(link, channel, &mut batch)) => {
             result.unwrap_or(Err(PublishError::Late(confirm_timeout)))
         }
         // The broker says so only after the first message that it does not read.
@@ -152,8 +181,13 @@ async fn publish_batch(
     };
     match result {
         Ok((channel, outcome)) => {
-            for request in batch {
-                let answer = outcome.of(&request);
+            for (request, refused) in batch.into_iter().zip(outcome.refused) {
+                let is_back = request.messages.iter().any(|message| outcome.returned.contains(&message.message_id));
+                let answer = match (is_back, refused) {
+                    (true, _) => Err(PublishError::Unroutable),
+                    (false, true) => Err(PublishError::Refused),
+                    (false, false) => Ok(()),
+                };
                 // The one who asked may have gone away.
                 request.reply.send(answer).ok();
             }
@@ -171,24 +205,18 @@ async fn publish_batch(
 
 /// What the broker said of a whole batch.
 struct BatchOutcome {
+    /// Ids of the messages that came back, of whichever request.
     returned: HashSet<String>,
-    refused: bool,
+    /// Of each request, whether the broker refused one of its messages: that it says by tag, so it is sure.
+    refused: Vec<bool>,
 }
 
-impl BatchOutcome {
-    fn of(&self, request: &Request) -> Result<(), PublishError> {
-        if request.messages.iter().any(|message| self.returned.contains(&message.message_id)) {
-            return Err(PublishError::Unroutable);
-        }
-        // Which message was refused is not sure either, so none of the batch counts as safe.
-        if self.refused { Err(PublishError::Refused) } else { Ok(()) }
-    }
-}
-
+/// Puts the whole batch on its way before it waits for any of it: to wait until each message is written would cost two
+/// switches between threads a message. What the messages are made of is used up.
 async fn attempt(
     link: &Link,
     channel: Option<Channel>,
-    batch: &[Request],
+    batch: &mut [Request],
 ) -> Result<(Channel, BatchOutcome), PublishError> {
     let connection = match link.state() {
         State::Down(trouble) => return Err(PublishError::Down(trouble)),
@@ -204,16 +232,21 @@ async fn attempt(
         channel
     };
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let mut confirms = Vec::with_capacity(batch.len());
-    for message in batch.iter().flat_map(|request| &request.messages) {
-        let (exchange, key) = (message.exchange.into(), message.routing_key.as_str().into());
-        let published = channel.basic_publish(exchange, key, options, &message.body, message.properties.clone());
-        confirms.push(published.await.map_err(failed)?);
-    }
-    let mut outcome = BatchOutcome { returned: HashSet::new(), refused: false };
-    for confirm in confirms {
-        let confirmation = confirm.await.map_err(failed)?;
-        outcome.refused |= !matches!(confirmation, Confirmation::Ack(_));
+    let publish = async |at: usize, message: &mut Outgoing| {
+        let (exchange, key) = (message.exchange.into(), std::mem::take(&mut message.routing_key).into());
+        let properties = std::mem::take(&mut message.properties);
+        let confirm = channel.basic_publish(exchange, key, options, &message.body, properties).await?;
+        lapin::Result::Ok((at, confirm.await?))
+    };
+    let mut outcome = BatchOutcome { returned: HashSet::new(), refused: vec![false; batch.len()] };
+    let requests = batch.iter_mut().enumerate();
+    let messages = requests.flat_map(|(at, request)| request.messages.iter_mut().map(move |message| (at, message)));
+    for (at, confirmation) in try_join_all(messages.map(|(at, message)| publish(at, message))).await.map_err(failed)? {
+        if !confirmation.is_ack()
+            && let Some(refused) = outcome.refused.get_mut(at)
+        {
+            *refused = true;
+        }
         if let Some(message) = confirmation.take_message() {
             let id = message.delivery.properties.message_id().as_ref().map(ToString::to_string);
             outcome.returned.insert(id.unwrap_or_default());

@@ -12,11 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::link::Link;
 use super::publisher::PublisherTask;
 use super::spool::{self, Drain};
+use super::subscription::Context;
 use super::{Heartbeats, RabbitQueue, RabbitmqRoles, Records, fleet, intake, topology, wire};
-use crate::clock::Clock;
-use crate::model::Lane;
-use crate::queue::embedded::EmbeddedQueue;
+use crate::model::{Lane, TenantId};
 
+/// How long declaring everything again may take.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long after it nothing is declared again: for tenants that are not ours nothing ever is.
+const MEND_PAUSE: Duration = Duration::from_secs(5);
 /// How long the journal may go on being forwarded when the service stops.
 const LAST_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -55,15 +58,16 @@ impl RabbitTask {
             }
         }
         parts.spawn(spool::watch(queue.clone(), late.clone()));
+        parts.spawn(mend(queue.clone(), late.clone()));
         if roles.keeps_dead_letters {
-            let store = DeadStore { journal: queue.journal.clone(), clock: queue.context.clock };
+            let store = DeadStore { queue: queue.clone() };
             parts.spawn(take_in(queue.context.link.clone(), topology::DEAD, store, stop.clone()));
         }
         if let Some(records) = records {
             parts.spawn(take_in(queue.context.link.clone(), topology::LEDGER, RecordStore { records }, stop.clone()));
         }
         if let Some(heartbeats) = heartbeats {
-            parts.spawn(fleet::run(queue.context.link.clone(), heartbeats, stop.clone()));
+            parts.spawn(fleet::run(queue.publishing.clone(), queue.context.link.clone(), heartbeats, stop.clone()));
         }
         loop {
             tokio::select! {
@@ -75,12 +79,34 @@ impl RabbitTask {
                 }
             }
         }
-        timeout(LAST_DRAIN_TIMEOUT, queue.forwarded_or_down()).await.ok();
+        timeout(LAST_DRAIN_TIMEOUT, queue.forwarded_or_stuck()).await.ok();
         late.cancel();
         while let Some(ended) = parts.join_next().await {
             ended??;
         }
         Ok(())
+    }
+}
+
+/// Declares again what somebody deleted, when a message finds no queue.
+async fn mend(queue: RabbitQueue, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = queue.context.publisher.until_unroutable() => tokio::time::sleep(topology::GONE_WAIT).await,
+        }
+        if let Some(connection) = queue.publishing.usable().filter(|_| queue.context.declare) {
+            let declared = timeout(DECLARE_TIMEOUT, topology::declare(&connection, &queue.context.tenants)).await;
+            match declared {
+                Ok(Ok(())) => tracing::warn!("a queue was gone from the broker; everything is declared again"),
+                Ok(Err(trouble)) => tracing::warn!("cannot declare again what is gone: {trouble}"),
+                Err(_late) => tracing::warn!("cannot declare again what is gone: it took too long"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(MEND_PAUSE) => {}
+        }
     }
 }
 
@@ -95,16 +121,20 @@ async fn take_in(
 
 /// Keeps given-up messages in the journal's table of dead letters.
 struct DeadStore {
-    journal: EmbeddedQueue,
-    clock: Clock,
+    queue: RabbitQueue,
 }
 
 #[async_trait]
 impl intake::Store for DeadStore {
     async fn take(&self, received: &[Received]) -> anyhow::Result<()> {
-        let now = self.clock.now();
-        let dead: Vec<_> = received.iter().map(|received| wire::read_dead(received, now)).collect();
-        Ok(self.journal.bury(&dead).await?)
+        let Context { clock, tenants, .. } = &self.queue.context;
+        let (now, ours) = (clock.now(), tenants.first().cloned().unwrap_or_else(TenantId::default_tenant));
+        let mut dead: Vec<_> = received.iter().map(|received| wire::read_dead(received, now)).collect();
+        // Whoever publishes may name any tenant; lanes and metrics are for those that are configured.
+        for dead in dead.iter_mut().filter(|dead| !tenants.contains(&dead.tenant)) {
+            dead.tenant = ours.clone();
+        }
+        Ok(self.queue.journal.bury(&dead).await?)
     }
 }
 

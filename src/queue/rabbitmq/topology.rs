@@ -49,8 +49,8 @@ pub const RUNGS: [(&str, u64); 6] = [
 ];
 
 /// How long a queue that was deleted is left so before it is declared again. Of a queue that is there again before it
-/// has dealt with the end of the old one, the broker (3.10) tells its consumers nothing: it hands messages to them,
-/// and sends them nowhere.
+/// has dealt with the end of the old one, the broker (seen with 3.10) tells its consumers nothing: it hands messages to
+/// them, and sends them nowhere.
 pub(super) const GONE_WAIT: Duration = Duration::from_secs(2);
 
 /// An exchange as declared. All are durable.
@@ -198,13 +198,6 @@ pub(super) async fn declare(connection: &Connection, tenants: &BTreeSet<TenantId
     for queue in queues(tenants) {
         declare_queue(&channel, &queue).await?;
     }
-    close(&channel).await;
-    Ok(())
-}
-
-pub(super) async fn declare_lane(connection: &Connection, tenant: &TenantId, lane: Lane) -> Result<(), Trouble> {
-    let channel = connection.create_channel().await?;
-    declare_queue(&channel, &lane_queue(tenant, lane)).await?;
     close(&channel).await;
     Ok(())
 }

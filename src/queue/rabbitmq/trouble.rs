@@ -116,6 +116,13 @@ fn no_connection(text: &str) -> Option<Trouble> {
             "set queue.rabbitmq.cert_file and key_file to a certificate that the broker's CA has signed",
         ));
     }
+    // A broker that refuses a certificate may be gone before its alert is read.
+    if ["reset by peer", "Broken pipe", "close_notify", "end of file"].iter().any(|end| text.contains(end)) {
+        return Some(Trouble::new(
+            format!("the broker broke the connection off ({text})"),
+            "see the broker's log: it may want TLS (amqps://), or a certificate that its CA has signed (queue.rabbitmq.cert_file)",
+        ));
+    }
     if text.contains("certificate") {
         return Some(Trouble::for_a_person(
             format!("the broker's certificate is not accepted ({text})"),
@@ -210,6 +217,7 @@ mod tests {
             ("failed to lookup address information: Name or service not known", "host is not known"),
             ("keys may not be consistent: KeyMismatch", "our key does not belong to our certificate"),
             ("received fatal alert: CertificateRequired", "does not accept our certificate, or none was given"),
+            ("Connection reset by peer (os error 104)", "broke the connection off"),
             ("invalid peer certificate: UnknownIssuer", "the broker's certificate is not accepted"),
             ("NOT_FOUND - no queue 'soloist.dead' in vhost '/'", "not declared: no queue 'soloist.dead'"),
             (

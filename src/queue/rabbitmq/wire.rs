@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::publisher::Outgoing;
 use super::topology;
+use crate::clock::Clock;
 use crate::message::{self, Remains, Unreadable};
 use crate::model::{Lane, LoginEvent, Reason, TenantId};
 use crate::queue::Why;
@@ -36,6 +37,7 @@ pub(super) const FRESH: Carried = Carried { attempt: 1, given_back: false };
 #[derive(Clone)]
 pub(super) struct Writer {
     pub(super) user: String,
+    pub(super) clock: Clock,
 }
 
 impl Writer {
@@ -101,6 +103,7 @@ impl Writer {
             .with_delivery_mode(PERSISTENT)
             .with_content_type("application/json".into())
             .with_message_id(message_id.into())
+            .with_timestamp(u64::try_from(self.clock.now().as_second()).unwrap_or(0))
             .with_user_id(self.user.as_str().into())
             .with_app_id("soloist".into())
             .with_headers(headers)

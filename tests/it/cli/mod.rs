@@ -136,6 +136,18 @@ impl Running {
         said.await
     }
 
+    /// What it says until it ends, behind what was waited for.
+    pub(super) async fn rest(&mut self) -> Vec<String> {
+        let mut rest = Vec::new();
+        soon("the end of what a process says", async {
+            while let Some(line) = self.lines.recv().await {
+                rest.push(line);
+            }
+        })
+        .await;
+        rest
+    }
+
     /// Sends it a signal by name.
     pub(super) async fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id().unwrap());

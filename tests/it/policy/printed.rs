@@ -1,10 +1,13 @@
 //! What a decision looks like from the outside: its JSON, its marks, its counts.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use soloist::model::{SessionDevice, TenantId, UserId, View};
 use soloist::policy::{
-    Count, DeviceField, ExemptionEffect, Marks, Mode, Policy, ResolvedPolicy, Source, Strategy, Subject, decide,
-    device_count,
+    Buckets, Count, DeviceField, ExemptionEffect, Limit, Marks, Mode, Policy, ResolvedPolicy, Source, Strategy,
+    Subject, decide, device_count,
 };
 
 use super::cases::{Case, at, bytes, decision, revoked, session};
@@ -70,6 +73,11 @@ fn the_id_covers_the_subject_the_policy_the_view_and_the_marks() {
     let other_device = Policy { count: Count::Device, device_fields: vec![DeviceField::Os], ..policy.clone() };
     let mut moved = view.clone();
     moved.sessions[0].device = on("android");
+    let (mut later, mut never) = (view.clone(), view.clone());
+    later.sessions[0].login_at = Some(at(6));
+    never.sessions[4].login_at = Some(Timestamp::UNIX_EPOCH);
+    let buckets = Buckets { by: DeviceField::Os, limits: BTreeMap::from([("ios".to_owned(), Limit::ONE)]) };
+    let bucketed = Policy { buckets: Some(buckets), ..policy.clone() };
     let ids = [
         id(&view, &policy, &marks, nobody),
         id(&view, &policy, &marks, Subject { tenant: Some(&tenant), user: None }),
@@ -80,6 +88,10 @@ fn the_id_covers_the_subject_the_policy_the_view_and_the_marks() {
         id(&view, &policy, &Marks { pinned: marks.pinned.clone(), ..Marks::default() }, nobody),
         id(&view, &other_device, &marks, nobody),
         id(&moved, &other_device, &marks, nobody),
+        id(&later, &policy, &marks, nobody),
+        id(&never, &policy, &marks, nobody),
+        id(&view, &bucketed, &marks, nobody),
+        id(&moved, &bucketed, &marks, nobody),
     ];
     let distinct: std::collections::HashSet<_> = ids.iter().collect();
     assert_eq!(distinct.len(), ids.len());
@@ -100,9 +112,15 @@ fn no_session_of_an_exempt_user_ends() {
 #[test]
 fn devices_are_counted_by_their_fields_and_an_empty_one_is_a_device_of_its_own() {
     let policy = Policy { device_fields: vec![DeviceField::Os], ..Policy::default() };
-    let names = ["iOS", " ios", "Android", "", "unknown", "UNKNOWN "];
+    let names = ["iOS", " ios", "Android", "", "unknown", "UNKNOWN ", "Écran", " écran"];
     let sessions = names.iter().map(|os| session(&format!("on {os:?}"), Some(0), &on(os))).collect();
-    assert_eq!(device_count(&View { sessions, complete: true }, &policy), 5);
+    assert_eq!(device_count(&View { sessions, complete: true }, &policy), 6);
+
+    // The fields are a tuple, not one text: "a" on "bc" is not "ab" on "c".
+    let policy = Policy { device_fields: vec![DeviceField::DeviceType, DeviceField::Os], ..policy };
+    let typed = |name: &str, os: &str| SessionDevice { device_type: Some(name.to_owned()), ..on(os) };
+    let sessions = vec![session("1", Some(0), &typed("a", "bc")), session("2", Some(1), &typed("ab", "c"))];
+    assert_eq!(device_count(&View { sessions, complete: true }, &policy), 2);
 }
 
 #[test]

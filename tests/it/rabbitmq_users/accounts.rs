@@ -9,9 +9,11 @@ use soloist::queue::rabbitmq::topology;
 use soloist::sandbox::Sandbox;
 
 use super::definitions::definitions;
-use super::{Member, comes_down_to, configured, empty_vhost, hand_out_too_often, logs_in, publish, sandbox, until};
+use super::{
+    Member, comes_down_to, configured, empty_vhost, hand_out_too_often, logs_in, own_broker, publish, sandbox, until,
+};
 use crate::cli::Soloist;
-use crate::support::broker::{Broker, Vhost, rabbitmq_or_skip, shared_broker};
+use crate::support::broker::{Broker, Vhost};
 use crate::support::{amqp, soon};
 
 const PASSWORD: &str = "planted-broker-password-4e8f";
@@ -55,10 +57,10 @@ async fn declared_by_admin(broker: &Broker, vhost: &Vhost, sandbox: &Sandbox) {
 
 #[tokio::test]
 async fn three_processes_do_all_their_work_with_the_rights_of_their_roles_alone() {
-    if !rabbitmq_or_skip("three_processes_do_all_their_work_with_the_rights_of_their_roles_alone") {
+    let Some(broker) = own_broker("three_processes_do_all_their_work_with_the_rights_of_their_roles_alone").await
+    else {
         return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    };
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let (webhook, worker, control) = (
@@ -89,7 +91,6 @@ async fn three_processes_do_all_their_work_with_the_rights_of_their_roles_alone(
     assert_eq!(control.says(&["dead-letters", "redrive", "--all"]).await, "put back 1 dead letter\n");
     comes_down_to(&sandbox, &bob).await;
 
-    // No process was refused anything.
     for member in [webhook, worker, control] {
         let status = member.status().await;
         assert_eq!((&status["broker"]["up"], &status["broker"]["spooling"]), (&true.into(), &false.into()), "{status}");
@@ -114,10 +115,7 @@ fn without_each(pattern: &str) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn every_right_that_a_role_lacks_is_told_by_the_check() {
-    if !rabbitmq_or_skip("every_right_that_a_role_lacks_is_told_by_the_check") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("every_right_that_a_role_lacks_is_told_by_the_check").await else { return };
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let mut tried = 0;
@@ -152,10 +150,7 @@ async fn every_right_that_a_role_lacks_is_told_by_the_check() {
 
 #[tokio::test]
 async fn a_worker_that_may_not_hear_the_others_says_so_while_it_runs() {
-    if !rabbitmq_or_skip("a_worker_that_may_not_hear_the_others_says_so_while_it_runs") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("a_worker_that_may_not_hear_the_others_says_so_while_it_runs").await else { return };
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let [_, write, read] = rights("worker");
@@ -185,10 +180,7 @@ async fn refusal(url: &str, exchange: &str, key: &str, user_id: Option<&str>) ->
 
 #[tokio::test]
 async fn no_account_can_do_another_roles_work_or_speak_in_its_name() {
-    if !rabbitmq_or_skip("no_account_can_do_another_roles_work_or_speak_in_its_name") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("no_account_can_do_another_roles_work_or_speak_in_its_name").await else { return };
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let webhook = account(broker, &vhost, "webhook").await;

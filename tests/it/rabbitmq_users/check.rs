@@ -3,10 +3,10 @@
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::{configured, empty_vhost, sandbox};
+use super::{configured, empty_vhost, own_broker, sandbox};
 use crate::cli::{Ended, Soloist};
 use crate::support::amqp;
-use crate::support::broker::{Broker, Vhost, free_port, rabbitmq_or_skip, shared_broker};
+use crate::support::broker::{Broker, Vhost, free_port, rabbitmq_or_skip};
 
 pub(super) const PASSWORD: &str = "planted-broker-password-91c2";
 
@@ -41,10 +41,10 @@ async fn user(broker: &Broker, vhost: &Vhost) -> String {
 
 #[tokio::test]
 async fn a_broker_that_is_not_there_or_does_not_let_us_in_is_a_problem_with_a_remedy() {
-    if !rabbitmq_or_skip("a_broker_that_is_not_there_or_does_not_let_us_in_is_a_problem_with_a_remedy") {
+    let Some(broker) = own_broker("a_broker_that_is_not_there_or_does_not_let_us_in_is_a_problem_with_a_remedy").await
+    else {
         return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    };
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     let (user, addr) = (user(broker, &vhost).await, broker.addr());
     let nowhere = format!("127.0.0.1:{}", free_port());
@@ -76,10 +76,9 @@ async fn a_broker_that_is_not_there_or_does_not_let_us_in_is_a_problem_with_a_re
 
 #[tokio::test]
 async fn what_is_missing_or_different_on_the_broker_is_a_problem_with_a_remedy() {
-    if !rabbitmq_or_skip("what_is_missing_or_different_on_the_broker_is_a_problem_with_a_remedy") {
+    let Some(broker) = own_broker("what_is_missing_or_different_on_the_broker_is_a_problem_with_a_remedy").await else {
         return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    };
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     let url = format!("amqp://{}:{PASSWORD}@{}/{}", user(broker, &vhost).await, broker.addr(), vhost.name);
 
@@ -108,10 +107,7 @@ async fn what_is_missing_or_different_on_the_broker_is_a_problem_with_a_remedy()
 
 #[tokio::test]
 async fn a_user_who_may_not_declare_is_told_to_only_look() {
-    if !rabbitmq_or_skip("a_user_who_may_not_declare_is_told_to_only_look") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("a_user_who_may_not_declare_is_told_to_only_look").await else { return };
     let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
     let name = format!("few-{}", vhost.name);
     broker.add_user(&name, PASSWORD, &vhost.name, ["^$", r"^soloist\.logins$", "^$"]).await;
@@ -122,10 +118,9 @@ async fn a_user_who_may_not_declare_is_told_to_only_look() {
 
 #[tokio::test]
 async fn the_password_of_a_file_replaces_that_of_the_url_and_neither_is_told() {
-    if !rabbitmq_or_skip("the_password_of_a_file_replaces_that_of_the_url_and_neither_is_told") {
+    let Some(broker) = own_broker("the_password_of_a_file_replaces_that_of_the_url_and_neither_is_told").await else {
         return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    };
     let (vhost, sandbox, folder) = (empty_vhost().await, sandbox().await, tempfile::tempdir().unwrap());
     let user = user(broker, &vhost).await;
     let file = folder.path().join("password");

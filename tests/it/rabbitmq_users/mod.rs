@@ -22,11 +22,11 @@ use soloist::queue::rabbitmq::topology;
 use soloist::sandbox::{LoginMade, Sandbox, SandboxConfig};
 
 use crate::cli::{Running, Soloist};
-use crate::support::broker::{Vhost, shared_broker};
+use crate::support::broker::{Broker, Vhost, rabbitmq_or_skip, shared_broker};
 use crate::support::{amqp, soon, tenant};
 
 /// Every tenant that a test here may have.
-const TENANTS: [&str; 2] = ["default", "acme"];
+const TENANTS: [&str; 3] = ["default", "acme", "nobody"];
 
 /// A virtual host without anything in it.
 async fn empty_vhost() -> Vhost {
@@ -35,6 +35,18 @@ async fn empty_vhost() -> Vhost {
         amqp::remove_everything(&vhost.url, &TENANTS.map(tenant)).await;
     }
     vhost
+}
+
+/// The shared broker for a test that makes accounts on it: only on one of our own it may.
+async fn own_broker(test: &str) -> Option<&'static Broker> {
+    if !rabbitmq_or_skip(test) {
+        return None;
+    }
+    let own = shared_broker().await.own();
+    if own.is_none() {
+        eprintln!("{test}: skipped: the broker in AMQP_URL is not ours to make accounts on");
+    }
+    own
 }
 
 async fn sandbox() -> Sandbox {
@@ -103,9 +115,12 @@ impl Member {
         found
     }
 
+    /// Ends it; nothing that it did may have been refused for want of a right.
     async fn stop(mut self) -> Soloist {
         self.running.signal("TERM").await;
         assert_eq!(self.running.ended().await, Some(0));
+        let refused = self.running.rest().await.into_iter().find(|line| line.contains("a permission is missing"));
+        assert_eq!(refused, None);
         self.soloist
     }
 }

@@ -56,6 +56,25 @@ async fn five_kinds_of_rubbish_die_for_five_reasons_and_the_login_behind_them_is
         let waits: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(waits["reason"], "recheck", "nothing comes again but a second look at whom was enforced: {queue}");
     }
+    assert_eq!(
+        service.says(&["dead-letters", "redrive", "--all", "--dry-run"]).await,
+        "would put back 0 dead letters\n"
+    );
+    assert_eq!(service.says(&["dead-letters", "redrive", "--all"]).await, "put back 0 dead letters\n");
+    let mut soloist = service.stop().await;
+
+    // Its tenant is configured.
+    let theirs = super::sandbox().await;
+    for (option, value) in
+        [("API_URL", theirs.url().as_str()), ("API_KEY", "sandbox-key"), ("API_SECRET", "sandbox-secret")]
+    {
+        soloist.set(&format!("TENANTS__NOBODY__LOGINRADIUS__{option}"), value);
+    }
+    let service = Member::start(soloist, "webhook,worker,control").await;
+    let newest = logs_in(&theirs, "ann");
+    let redrive = ["dead-letters", "redrive", "--why", "unknown_tenant"];
+    assert_eq!(service.says(&redrive).await, "put back 1 dead letter\n");
+    comes_down_to(&theirs, &newest).await;
     service.stop().await;
 }
 

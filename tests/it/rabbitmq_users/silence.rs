@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use super::check::PASSWORD;
-use super::{comes_down_to, empty_vhost, logs_in, on, publish, sandbox, until};
-use crate::support::broker::{rabbitmq_or_skip, shared_broker};
+use super::{comes_down_to, empty_vhost, logs_in, on, own_broker, publish, sandbox, until};
 use crate::support::process::{Serving, command};
 use crate::support::proxy::Proxy;
 use crate::support::soon;
@@ -53,10 +52,7 @@ fn has_no_password(told: &[String], log: &[String], folder: &Path) {
 
 #[tokio::test]
 async fn a_service_that_loses_its_broker_logs_no_password() {
-    if !rabbitmq_or_skip("a_service_that_loses_its_broker_logs_no_password") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("a_service_that_loses_its_broker_logs_no_password").await else { return };
     for log in ["debug", "trace", EVERYTHING] {
         let (vhost, sandbox, folder) = (empty_vhost().await, sandbox().await, tempfile::tempdir().unwrap());
         let proxy = Proxy::start(broker.addr()).await;
@@ -85,10 +81,7 @@ async fn a_service_that_loses_its_broker_logs_no_password() {
 
 #[tokio::test]
 async fn a_service_that_is_not_let_in_logs_no_password() {
-    if !rabbitmq_or_skip("a_service_that_is_not_let_in_logs_no_password") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("a_service_that_is_not_let_in_logs_no_password").await else { return };
     let (sandbox, folder) = (sandbox().await, tempfile::tempdir().unwrap());
     let url = format!("amqp://nobody:{PASSWORD}@{}", broker.addr());
     let serving = serve(folder.path(), &sandbox.url(), &url, EVERYTHING).await;

@@ -225,7 +225,8 @@ impl Engine {
         };
         Some(DeadLetter {
             id: dead.id.unsigned_abs(),
-            tenant: lane.tenant.clone(),
+            // One of a tenant that is not ours is kept in a lane of ours.
+            tenant: event.as_ref().map_or_else(|| lane.tenant.clone(), |event| event.tenant.clone()),
             lane: lane.lane,
             why: dead.why,
             attempt: dead.attempt,

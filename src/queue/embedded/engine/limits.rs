@@ -1,6 +1,6 @@
 //! How much may wait: all messages together, and each tenant's share, so that one in trouble takes no other's place.
 
-use super::{Attempted, Engine, Incoming};
+use super::{Attempted, Batch, Engine, Incoming};
 use crate::model::TenantId;
 use crate::queue::QueueError;
 
@@ -28,12 +28,14 @@ impl Engine {
     }
 
     /// The refusal of a publish that would go over the limit, or over its tenants' shares of it.
-    pub(super) fn has_no_room_for(&self, events: &[Incoming]) -> Option<QueueError> {
+    pub(super) fn has_no_room_for(&self, events: &[Incoming], batch: &mut Batch) -> Option<QueueError> {
         let Limits { messages_max, bytes_max, tenants } = self.limits;
-        if let Some(bytes_max) = bytes_max
-            && self.store.used_bytes().is_ok_and(|used| used >= bytes_max)
-        {
-            return Some(QueueError::FullBytes { bytes_max });
+        if let Some(bytes_max) = bytes_max {
+            // Once a transaction: the rows that it adds are written at its end.
+            let used = *batch.used_bytes.get_or_insert_with(|| self.store.used_bytes().unwrap_or(0));
+            if used >= bytes_max {
+                return Some(QueueError::FullBytes { bytes_max });
+            }
         }
         if self.waiting(None) + events.len() as u64 > messages_max {
             return Some(QueueError::Full { messages_max });

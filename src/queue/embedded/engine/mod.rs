@@ -267,7 +267,7 @@ impl Engine {
     }
 
     fn publish(&mut self, events: Vec<Incoming>, batch: &mut Batch) -> Attempted<Published> {
-        if let Some(full) = self.has_no_room_for(&events) {
+        if let Some(full) = self.has_no_room_for(&events, batch) {
             return Ok(Err(full));
         }
         let mut duplicates = 0;
@@ -354,6 +354,8 @@ struct Batch {
     removed: Vec<i64>,
     lanes: BTreeSet<i64>,
     released: Vec<(u64, u64, Held)>,
+    /// What the file's rows took before this transaction, where that was asked.
+    used_bytes: Option<u64>,
 }
 
 /// The file failed, or the command was refused, or it is done once the transaction is.

@@ -8,6 +8,9 @@ use crate::queue::embedded::Buried;
 use crate::queue::embedded::body::StoredBody;
 use crate::queue::{DeliveryTag, Next, QueueError, Selection, Settlement};
 
+/// Dead letters of another queue that are kept; further ones stay where they are until some are redriven or dropped.
+const DEAD_LETTERS_MAX: u64 = 1_000_000;
+
 impl Engine {
     pub(super) fn settle(
         &mut self,
@@ -79,8 +82,11 @@ impl Engine {
         Ok(())
     }
 
-    /// They come from elsewhere and are dead already, so no limit of what may wait keeps them out.
+    /// They come from elsewhere and are dead already, so no limit of what may wait keeps them out, only their own.
     pub(super) fn bury_all(&mut self, dead: Vec<Buried>, now_ms: i64) -> Attempted<()> {
+        if self.dead.values().sum::<u64>() >= DEAD_LETTERS_MAX {
+            return Ok(Err(QueueError::Full { messages_max: DEAD_LETTERS_MAX }));
+        }
         for Buried { tenant, lane, why, attempt, body, may_be_known } in dead {
             let (lane_id, body) = (self.lane_id(&tenant, lane)?, StoredBody::of_bytes(body));
             if !may_be_known || !self.store.has_buried(lane_id, &why, attempt, &body)? {
