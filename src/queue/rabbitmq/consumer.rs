@@ -32,7 +32,7 @@ pub(super) const SILENT_LOOKS_MAX: u32 = 2;
 
 /// Looks in a row after which a consumer that has nothing in hand and heard nothing is replaced: one that the broker has
 /// forgotten (see [`topology::GONE_WAIT`]) looks just like one that has nothing to do.
-pub(super) const IDLE_LOOKS_MAX: u32 = 8;
+pub(super) const IDLE_LOOKS_MAX: u32 = 2;
 
 /// Why a consumer ended although nothing is wrong.
 enum Ended {
