@@ -60,7 +60,8 @@ pub(super) async fn run(work: &Lanework, mut acks: mpsc::UnboundedReceiver<Acks>
             Err(trouble) => trouble,
         };
         failures = if begun.elapsed() > SILENCE_LOOK { 1 } else { failures.saturating_add(1) };
-        if failures == 1 {
+        // The first says that the queue is gone, the second that it stays so.
+        if failures == 1 || (failures == 2 && trouble.needs_a_person) {
             let (tenant, lane) = (&work.tenant, work.lane.as_str());
             tracing::warn!(%tenant, lane, "cannot consume, will try again: {trouble}. {}", trouble.remedy());
         }

@@ -11,7 +11,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
 use tokio::time::timeout;
 
-use super::link::Target;
+use super::target::Target;
 use super::topology;
 use super::trouble::Trouble;
 use crate::config::RabbitmqConfig;

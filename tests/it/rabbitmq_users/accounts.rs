@@ -20,12 +20,12 @@ const PASSWORD: &str = "planted-broker-password-4e8f";
 
 /// A user of one virtual host.
 pub(super) struct Account {
-    name: String,
+    pub(super) name: String,
     pub(super) url: String,
 }
 
 /// Configure, write, read of a role in the definitions.
-fn rights(role: &str) -> [String; 3] {
+pub(super) fn rights(role: &str) -> [String; 3] {
     let definitions = definitions();
     let all = definitions["permissions"].as_array().unwrap();
     let rights = all.iter().find(|rights| rights["user"] == role).unwrap();
@@ -37,7 +37,7 @@ pub(super) async fn account(broker: &Broker, vhost: &Vhost, role: &str) -> Accou
     account_with(broker, vhost, role, rights(role)).await
 }
 
-async fn account_with(broker: &Broker, vhost: &Vhost, name: &str, rights: [String; 3]) -> Account {
+pub(super) async fn account_with(broker: &Broker, vhost: &Vhost, name: &str, rights: [String; 3]) -> Account {
     let name = format!("{name}-{}", vhost.name);
     broker.add_user(&name, PASSWORD, &vhost.name, rights.each_ref().map(String::as_str)).await;
     let url = format!("amqp://{name}:{PASSWORD}@{}/{}", broker.addr(), vhost.name);
@@ -45,12 +45,12 @@ async fn account_with(broker: &Broker, vhost: &Vhost, name: &str, rights: [Strin
 }
 
 /// A process that works with the account and declares nothing.
-fn restricted(sandbox: &Sandbox, account: &Account) -> Soloist {
+pub(super) fn restricted(sandbox: &Sandbox, account: &Account) -> Soloist {
     configured(sandbox, &account.url, &[("QUEUE__RABBITMQ__DECLARE", "false")])
 }
 
 /// The admin's account declares everything, and then rests.
-async fn declared_by_admin(broker: &Broker, vhost: &Vhost, sandbox: &Sandbox) {
+pub(super) async fn declared_by_admin(broker: &Broker, vhost: &Vhost, sandbox: &Sandbox) {
     let admin = account(broker, vhost, "admin").await;
     Member::start(configured(sandbox, &admin.url, &[]), "control").await.stop().await;
 }
@@ -146,21 +146,6 @@ async fn every_right_that_a_role_lacks_is_told_by_the_check() {
         }
     }
     assert_eq!(tried, 1 + 11 + 9, "rights that were left out one by one");
-}
-
-#[tokio::test]
-async fn a_worker_that_may_not_hear_the_others_says_so_while_it_runs() {
-    let Some(broker) = own_broker("a_worker_that_may_not_hear_the_others_says_so_while_it_runs").await else { return };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
-    declared_by_admin(broker, &vhost, &sandbox).await;
-    let [_, write, read] = rights("worker");
-    let deaf = account_with(broker, &vhost, "deaf", ["^$".to_owned(), write, read]).await;
-    let mut worker = restricted(&sandbox, &deaf).start(&["serve", "--role", "worker"]);
-    let why = worker.says("cannot join the fleet, will try again: ").await;
-    assert!(
-        why.contains("a permission is missing: access to queue 'soloist.private.") && why.contains(&deaf.name),
-        "{why}"
-    );
 }
 
 /// What the broker answers to one message; `None` when it takes it.

@@ -1,10 +1,9 @@
 //! What other programs publish is enforced, in whichever of the forms that are read, and leaves nothing behind.
 
 use serde_json::{Value, json};
-use soloist::sandbox::Sandbox;
 
 use super::{
-    Member, comes_down_to, configured, empty_vhost, everything_in_queues, logs_in, on, publish, sandbox, until,
+    Member, acme, comes_down_to, configured, empty_vhost, everything_in_queues, logs_in, on, publish, sandbox, until,
 };
 use crate::support::broker::shared_rabbitmq_or_skip;
 use crate::support::process::{Serving, command};
@@ -21,16 +20,6 @@ fn raw(data: &Value) -> Value {
     });
     body["Data"].as_object_mut().unwrap().extend(data.as_object().unwrap().clone());
     body
-}
-
-/// The options of one more tenant, with a LoginRadius of its own.
-fn acme(sandbox: &Sandbox) -> [(&'static str, String); 4] {
-    [
-        ("TENANTS__ACME__LOGINRADIUS__API_URL", sandbox.url()),
-        ("TENANTS__ACME__LOGINRADIUS__API_KEY", "sandbox-key".to_owned()),
-        ("TENANTS__ACME__LOGINRADIUS__API_SECRET", "sandbox-secret".to_owned()),
-        ("TENANTS__ACME__LOGINRADIUS__REQUESTS_PER_SECOND", "unlimited".to_owned()),
-    ]
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! RabbitMQ as its users have it: other programs publish, accounts may do little, operators ask what is wrong.
 
 mod accounts;
+mod apart;
 mod check;
 mod clients;
 mod dead_letters;
@@ -65,6 +66,16 @@ fn configured(sandbox: &Sandbox, url: &str, options: &[(&str, &str)]) -> Soloist
         soloist.set(option, value);
     }
     soloist
+}
+
+/// The options of one more tenant, with a LoginRadius of its own.
+fn acme(sandbox: &Sandbox) -> [(&'static str, String); 4] {
+    [
+        ("TENANTS__ACME__LOGINRADIUS__API_URL", sandbox.url()),
+        ("TENANTS__ACME__LOGINRADIUS__API_KEY", "sandbox-key".to_owned()),
+        ("TENANTS__ACME__LOGINRADIUS__API_SECRET", "sandbox-secret".to_owned()),
+        ("TENANTS__ACME__LOGINRADIUS__REQUESTS_PER_SECOND", "unlimited".to_owned()),
+    ]
 }
 
 /// A running process of a fleet.
