@@ -1,6 +1,6 @@
 //! `/_sandbox/…`: log users in and out, set faults, read the report. For this machine only.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 use super::{Shared, faults::Faults, line::Peer, login_made, report::Keep, user::Traits, webhooks::WebhookFate};
 
+/// Listings tell times to the millisecond: with this each login of a request is newer than the one before.
+const BETWEEN_LOGINS: Duration = Duration::from_millis(1);
 /// The largest request that a control route reads.
 const BODY_BYTES_MAX: usize = 65_536;
 /// Logins that one request may make.
@@ -117,9 +119,12 @@ async fn login(State(shared): State<Arc<Shared>>, Json(body): Json<LoginBody>) -
     if body.count > LOGINS_PER_REQUEST_MAX {
         return problem(StatusCode::BAD_REQUEST, "count is at most 10000");
     }
-    let now = shared.clock.now();
-    let logins: Result<Vec<_>, _> =
-        (0..body.count).map(|_| shared.login(&body.uid, body.device.as_deref(), body.webhook, now)).collect();
+    let login = |_| {
+        let now = shared.clock.now();
+        shared.clock.advance(BETWEEN_LOGINS);
+        shared.login(&body.uid, body.device.as_deref(), body.webhook, now)
+    };
+    let logins: Result<Vec<_>, _> = (0..body.count).map(login).collect();
     match logins {
         Ok(logins) => Json(json!({ "logins": logins })).into_response(),
         Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
