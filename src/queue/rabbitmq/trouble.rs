@@ -178,8 +178,11 @@ fn mismatch(text: &str) -> Trouble {
     let named = quoted("for queue '").map(|name| format!("queue `{name}`"));
     let named = named.or_else(|| quoted("for exchange '").map(|name| format!("exchange `{name}`")));
     // The broker says "received" of what we want, and "current" of what it has.
-    let wanted = quoted("received '").or_else(|| between(text, "received ", " but").map(str::to_owned));
-    let current = quoted("current is '").or_else(|| between(text, "current is ", "").map(str::to_owned));
+    let value = |said: &str, end: &str| {
+        let plain = quoted(&format!("{said} '")).or_else(|| quoted(&format!("{said} the value '")));
+        plain.or_else(|| between(text, &format!("{said} "), end).map(str::to_owned))
+    };
+    let (wanted, current) = (value("received", " but"), value("current is", ""));
     match (quoted("inequivalent arg '"), named, wanted, current) {
         (Some(argument), Some(named), Some(wanted), Some(current)) => Trouble::for_a_person(
             format!("{named} exists with {argument} = {current}, but soloist needs {wanted}"),
@@ -228,7 +231,7 @@ mod tests {
             (
                 "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the value \
                  '1000' of type 'signedint' but current is the value '5' of type 'long'",
-                "queue `q`",
+                "queue `q` exists with x-message-ttl = 5, but soloist needs 1000",
             ),
             ("something new", "something new"),
         ] {
