@@ -239,7 +239,7 @@ struct AdvanceBody {
 }
 
 async fn advance(State(shared): State<Arc<Shared>>, Json(body): Json<AdvanceBody>) -> Json<Timestamp> {
-    shared.clock.advance(std::time::Duration::from_millis(body.milliseconds));
+    shared.clock.advance(Duration::from_millis(body.milliseconds));
     Json(shared.clock.now())
 }
 
