@@ -76,6 +76,8 @@ impl Ledger for RemoteLedger {
         Ok(IntentId::Record { id, tenant: intent.tenant, user: intent.user })
     }
 
+    fn note(&self, _intent: Intent) {}
+
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
         let IntentId::Record { id, tenant, user } = intent else {
             return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));

@@ -12,12 +12,13 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::record::{self, BadRecord, Record, StoredIntent, StoredOutcome};
-use super::{Intent, IntentId, Ledger, LedgerError, Outcome};
+use super::{Held, Intent, IntentId, Ledger, LedgerError, Outcome};
 use crate::clock::Clock;
 use crate::model::{TenantId, UserId};
 use crate::sqlite::{self, Format};
 
-const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[RECORDS] };
+const FORMAT: Format =
+    Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[RECORDS, SESSIONS] };
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
@@ -47,6 +48,12 @@ ALTER TABLE decisions ADD COLUMN record_id TEXT;
 CREATE UNIQUE INDEX decisions_of_record ON decisions (record_id) WHERE record_id IS NOT NULL;
 DROP INDEX decisions_of_user;
 CREATE INDEX decisions_of_user ON decisions (tenant, uid, decided_at_ms);
+";
+
+/// What each decision was made from, and what kept it from being executed. Both are unknown of older ones.
+const SESSIONS: &str = "
+ALTER TABLE decisions ADD COLUMN sessions TEXT;
+ALTER TABLE decisions ADD COLUMN held TEXT;
 ";
 
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
@@ -138,6 +145,8 @@ impl Ledger for SqliteLedger {
     async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError> {
         self.ask(|reply| Command::Intend { intent: Box::new(intent), reply }).await
     }
+
+    fn note(&self, _intent: Intent) {}
 
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
         let IntentId::Row(row) = intent else {
@@ -283,10 +292,12 @@ fn after_commit<T: 'static>(
 }
 
 fn intend(db: &Connection, intent: &Intent, now_ms: i64, keep: i64) -> rusqlite::Result<i64> {
-    let decision = serde_json::to_string(&intent.decision)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let failed = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    let decision = serde_json::to_string(&intent.decision).map_err(failed)?;
+    let sessions = serde_json::to_string(&intent.sessions).map_err(failed)?;
     db.prepare_cached(
-        "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision, sessions, held)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
     .execute(params![
         now_ms,
@@ -294,7 +305,9 @@ fn intend(db: &Connection, intent: &Intent, now_ms: i64, keep: i64) -> rusqlite:
         intent.user.as_str(),
         intent.looked.as_str(),
         intent.executed,
-        decision
+        decision,
+        sessions,
+        intent.held.map(Held::as_str),
     ])?;
     let id = db.last_insert_rowid();
     trim(db, id, keep)?;
@@ -311,15 +324,36 @@ fn trim(db: &Connection, newest: i64, keep: i64) -> rusqlite::Result<()> {
 /// Whichever half of a record comes first makes the row, the other one fills it up, and a repeated one changes nothing.
 fn take_in(db: &Connection, record: &Record, keep: i64) -> rusqlite::Result<()> {
     match record {
-        Record::Intent(StoredIntent { id, tenant, user, looked, executed, decided_at_ms, decision }) => db
+        Record::Intent(StoredIntent {
+            id,
+            tenant,
+            user,
+            looked,
+            executed,
+            decided_at_ms,
+            decision,
+            sessions,
+            held,
+        }) => db
             .prepare_cached(
-                "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision, record_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO decisions
+                 (decided_at_ms, tenant, uid, looked, executed, decision, sessions, held, record_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                  ON CONFLICT (record_id) WHERE record_id IS NOT NULL
-                 DO UPDATE SET decided_at_ms = ?1, looked = ?4, executed = ?5, decision = ?6
+                 DO UPDATE SET decided_at_ms = ?1, looked = ?4, executed = ?5, decision = ?6, sessions = ?7, held = ?8
                  WHERE decisions.decision = 'null'",
             )?
-            .execute(params![decided_at_ms, tenant.as_str(), user.as_str(), looked, executed, decision, id])?,
+            .execute(params![
+                decided_at_ms,
+                tenant.as_str(),
+                user.as_str(),
+                looked,
+                executed,
+                decision,
+                sessions,
+                held,
+                id
+            ])?,
         // Without its intent it is shown as an unknown decision: what was ended is known all the same.
         Record::Outcome(StoredOutcome { id, tenant, user, closed_at_ms, outcomes }) => db
             .prepare_cached(
@@ -336,7 +370,7 @@ fn take_in(db: &Connection, record: &Record, keep: i64) -> rusqlite::Result<()> 
 
 fn recent(db: &Connection, tenant: &TenantId, user: &UserId, limit: usize) -> rusqlite::Result<Vec<serde_json::Value>> {
     db.prepare_cached(
-        "SELECT decided_at_ms, looked, executed, decision, outcomes FROM decisions
+        "SELECT decided_at_ms, looked, executed, decision, outcomes, held, sessions FROM decisions
          WHERE tenant = ?1 AND uid = ?2 ORDER BY decided_at_ms DESC, id DESC LIMIT ?3",
     )?
     .query_map(params![tenant.as_str(), user.as_str(), limit], |row| {
@@ -348,6 +382,8 @@ fn recent(db: &Connection, tenant: &TenantId, user: &UserId, limit: usize) -> ru
             "executed": row.get::<_, bool>(2)?,
             "decision": json(row.get(3)?),
             "outcomes": json(row.get(4)?),
+            "held": row.get::<_, Option<String>>(5)?,
+            "sessions": json(row.get(6)?),
         }))
     })?
     .collect()

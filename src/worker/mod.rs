@@ -3,6 +3,7 @@
 mod allowance;
 mod calls;
 mod coalesce;
+mod evidence;
 pub mod fleet;
 mod health;
 mod lanes;

@@ -9,14 +9,15 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::calls::{CallError, CallFor, Calls, worst};
+use super::evidence::Ends;
 use super::fleet::Share;
 use super::health::TenantState;
 use super::rate::CallClass;
 use crate::clock::Clock;
 use crate::config::WorkerConfig;
 use crate::directives::{Directives, Stale};
-use crate::ledger::{Ended, Intent, IntentId, Ledger, LedgerError, Outcome};
-use crate::model::{Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
+use crate::ledger::{Ended, Held, Intent, Ledger, LedgerError, Outcome};
+use crate::model::{Lane, Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
 use crate::policy::{
     Action, Decision, Marks, Mode, ReasonCode, Resolution, Strategy, Subject, Verdict, Witnesses, decide, device_count,
     distinct,
@@ -125,7 +126,8 @@ impl Enforcer for TenantEnforcer {
             let (view, ()) = tokio::join!(self.calls.list(call), self.close(look, ends.take()));
             let view = view?;
             let decision = self.decide(&view, &resolution, &look.user);
-            let executed = self.is_executed(&decision, &resolution, look);
+            let held = self.held(&decision, &resolution, look);
+            let executed = held.is_none() && !look.dry_run;
             let chosen = chosen(&decision, &view, &resolution, look);
             if listing == 1 {
                 evaluation.decision = Some(decision.clone());
@@ -133,11 +135,14 @@ impl Enforcer for TenantEnforcer {
                 evaluation.devices = device_count(&evaluation.view, &resolution.policy.policy);
                 if !look.dry_run {
                     self.count(&decision, executed);
+                    if chosen.is_empty() && look.reason.lane() == Lane::Logins {
+                        self.ledger.note(self.intent(look, decision.clone(), &view, None));
+                    }
                 }
             }
             if !executed {
                 if !look.dry_run && !chosen.is_empty() {
-                    self.record(look, decision.clone()).await;
+                    self.record(look, decision.clone(), &view, held).await;
                 }
                 return Ok(evaluation);
             }
@@ -147,7 +152,7 @@ impl Enforcer for TenantEnforcer {
                 return Ok(evaluation);
             }
             let batch: Vec<_> = fresh.into_iter().take(self.config.revokes_per_step_max).copied().collect();
-            let (ended, result) = self.revoke(look, &decision, &batch, deadline, &mut tried).await?;
+            let (ended, result) = self.revoke(look, (&decision, &view), &batch, deadline, &mut tried).await?;
             evaluation.outcomes.extend_from_slice(&ended.outcomes);
             ends = Some(ended);
             if result.is_err() {
@@ -172,7 +177,7 @@ impl Enforcer for TenantEnforcer {
         if chosen.is_empty() {
             return Ok(None);
         }
-        let (ends, result) = self.revoke(&look, &decision, &chosen, deadline, &mut HashSet::new()).await?;
+        let (ends, result) = self.revoke(&look, (&decision, &view), &chosen, deadline, &mut HashSet::new()).await?;
         let ended = ends.outcomes.first().map(|outcome| outcome.ended);
         self.close(&look, Some(ends)).await;
         result.map(|()| ended)
@@ -180,12 +185,6 @@ impl Enforcer for TenantEnforcer {
 }
 
 type Chosen<'a> = (&'a Verdict, &'a Session);
-
-/// What came of the sessions that an intent was about.
-struct Ends {
-    intent: IntentId,
-    outcomes: Vec<Outcome>,
-}
 
 impl TenantEnforcer {
     /// Whether this tenant's messages are worked on.
@@ -221,11 +220,17 @@ impl TenantEnforcer {
         decide(view, &resolution.policy, &marks, Subject { tenant: Some(&self.tenant), user: Some(user) })
     }
 
-    /// Whether what the rule wants is done, or only recorded.
-    fn is_executed(&self, decision: &Decision, resolution: &Resolution, look: &Look) -> bool {
+    /// What keeps the rule's wish from being done.
+    fn held(&self, decision: &Decision, resolution: &Resolution, look: &Look) -> Option<Held> {
         let policy = &resolution.policy.policy;
+        if decision.mode != Mode::Enforce {
+            return Some(Held::Observe);
+        }
+        if !policy.in_canary(&self.tenant, &look.user) {
+            return Some(Held::Canary);
+        }
         let in_time = policy.strategy == Strategy::EvictOldest || look.reason == Reason::Login;
-        !look.dry_run && decision.mode == Mode::Enforce && in_time && policy.in_canary(&self.tenant, &look.user)
+        (!in_time).then_some(Held::NotALogin)
     }
 
     /// Writes the intent and ends the sessions oldest first. The outcome is to be written by [`Self::close`].
@@ -234,18 +239,12 @@ impl TenantEnforcer {
     async fn revoke(
         &self,
         look: &Look,
-        decision: &Decision,
+        (decision, view): (&Decision, &View),
         batch: &[Chosen<'_>],
         deadline: Instant,
         tried: &mut HashSet<TokenDigest>,
     ) -> Result<(Ends, Result<(), StepError>), StepError> {
-        let intent = Intent {
-            tenant: self.tenant.clone(),
-            user: look.user.clone(),
-            looked: look.reason,
-            decision: decision.clone(),
-            executed: true,
-        };
+        let intent = Intent { executed: true, ..self.intent(look, decision.clone(), view, None) };
         let intent = self.intend(intent).await?;
         let call = CallFor { user: &look.user, class: CallClass::Revocation, deadline };
         let mut outcomes = Vec::with_capacity(batch.len());
@@ -278,26 +277,6 @@ impl TenantEnforcer {
         of_all || failures >= FAILED_ENDS_MAX || self.state() != TenantState::Running
     }
 
-    /// Makes an intent durable. A ledger that finds itself damaged begins anew, so a second try is worth it at once.
-    async fn intend(&self, intent: Intent) -> Result<IntentId, StepError> {
-        if let Ok(id) = self.ledger.intend(intent.clone()).await {
-            return Ok(id);
-        }
-        self.ledger.intend(intent).await.map_err(|error| {
-            self.metrics.ledger_lost.inc();
-            StepError::Ledger(error)
-        })
-    }
-
-    /// Writes what came of an intent. Evidence only: its loss stops nothing.
-    async fn close(&self, look: &Look, ends: Option<Ends>) {
-        let Some(Ends { intent, outcomes }) = ends else { return };
-        if let Err(error) = self.ledger.outcome(intent, &outcomes).await {
-            self.metrics.ledger_lost.inc();
-            tracing::warn!(user.id = %look.user, "an outcome is not in the ledger: {:#}", anyhow::Error::new(error));
-        }
-    }
-
     fn note_end(&self, user: &UserId, session: SessionId, reason: Option<ReasonCode>, ended: Ended) {
         let tenant = self.tenant.as_str();
         if ended == Ended::AlreadyGone {
@@ -308,16 +287,6 @@ impl TenantEnforcer {
         let of = labels([("tenant", tenant), ("reason", reason)]);
         self.metrics.sessions_revoked.get_or_create(&of).inc();
         tracing::info!(user.id = %user, session.id = %session, reason, "ended session {session} of user `{user}`: {reason}");
-    }
-
-    /// Keeps a decision that would have ended somebody. Evidence only: its loss stops nothing.
-    async fn record(&self, look: &Look, decision: Decision) {
-        let (tenant, user) = (self.tenant.clone(), look.user.clone());
-        let intent = Intent { tenant, user, looked: look.reason, decision, executed: false };
-        if let Err(error) = self.ledger.intend(intent).await {
-            self.metrics.ledger_lost.inc();
-            tracing::warn!(user.id = %look.user, "a decision is not in the ledger: {:#}", anyhow::Error::new(error));
-        }
     }
 
     fn count(&self, decision: &Decision, executed: bool) {
