@@ -2,12 +2,14 @@
 //!
 //! It holds session ids, device words and times; no token, no e-mail address, no IP address.
 
+mod held;
 mod record;
 mod remote;
 mod seen;
 mod sqlite;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -127,4 +129,12 @@ pub trait Ledger: Send + Sync {
         user: &UserId,
         limit: usize,
     ) -> Result<Vec<serde_json::Value>, LedgerError>;
+
+    /// The last decisions of a tenant that ended sessions since then, oldest first, as [`Ledger::recent`] shows them;
+    /// none where this process keeps no ledger.
+    async fn ends_since(
+        &self,
+        tenant: &TenantId,
+        since: Timestamp,
+    ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError>;
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -92,5 +93,13 @@ impl Ledger for RemoteLedger {
         _limit: usize,
     ) -> Result<Vec<serde_json::Value>, LedgerError> {
         Err(LedgerError(anyhow::anyhow!("this process keeps no ledger: ask the control process")))
+    }
+
+    async fn ends_since(
+        &self,
+        _tenant: &TenantId,
+        _since: Timestamp,
+    ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError> {
+        Ok(Vec::new())
     }
 }

@@ -11,14 +11,19 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::held;
 use super::record::{self, BadRecord, Record, StoredIntent, StoredOutcome};
 use super::{Held, Intent, IntentId, Ledger, LedgerError, Outcome};
 use crate::clock::Clock;
 use crate::model::{TenantId, UserId};
 use crate::sqlite::{self, Format};
 
-const FORMAT: Format =
-    Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[RECORDS, SESSIONS] };
+const FORMAT: Format = Format {
+    name: "ledger",
+    application_id: 0x536f_6c6c,
+    schema: SCHEMA,
+    migrations: &[RECORDS, SESSIONS, held::INDEX],
+};
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
@@ -66,6 +71,8 @@ enum Command {
     Outcome { row: i64, outcomes: String, reply: Reply<()> },
     Record { records: Vec<Record>, reply: Reply<()> },
     Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
+    Held { tenant: TenantId, since: Timestamp, reply: Reply<Vec<UserId>> },
+    Ends { tenant: TenantId, since: Timestamp, reply: Reply<Vec<(UserId, serde_json::Value)>> },
     Stop,
 }
 
@@ -124,6 +131,14 @@ impl SqliteLedger {
         Ok(answers)
     }
 
+    /// The users of a tenant of whom something was held back since then.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn held_since(&self, tenant: &TenantId, since: Timestamp) -> Result<Vec<UserId>, LedgerError> {
+        self.ask(|reply| Command::Held { tenant: tenant.clone(), since, reply }).await
+    }
+
     /// Ends the thread after what was sent to it before.
     pub fn stop(&self) {
         self.commands.send(Command::Stop).ok();
@@ -164,6 +179,14 @@ impl Ledger for SqliteLedger {
     ) -> Result<Vec<serde_json::Value>, LedgerError> {
         let (tenant, user) = (tenant.clone(), user.clone());
         self.ask(|reply| Command::Recent { tenant, user, limit, reply }).await
+    }
+
+    async fn ends_since(
+        &self,
+        tenant: &TenantId,
+        since: Timestamp,
+    ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError> {
+        self.ask(|reply| Command::Ends { tenant: tenant.clone(), since, reply }).await
     }
 }
 
@@ -254,6 +277,12 @@ impl Writer {
                     }
                     Command::Recent { tenant, user, limit, reply } => {
                         after_commit(recent(&transaction, &tenant, &user, limit), reply, &mut damage)
+                    }
+                    Command::Held { tenant, since, reply } => {
+                        after_commit(held::users(&transaction, &tenant, since), reply, &mut damage)
+                    }
+                    Command::Ends { tenant, since, reply } => {
+                        after_commit(held::ends(&transaction, &tenant, since), reply, &mut damage)
                     }
                     Command::Stop => continue,
                 };
@@ -373,18 +402,21 @@ fn recent(db: &Connection, tenant: &TenantId, user: &UserId, limit: usize) -> ru
         "SELECT decided_at_ms, looked, executed, decision, outcomes, held, sessions FROM decisions
          WHERE tenant = ?1 AND uid = ?2 ORDER BY decided_at_ms DESC, id DESC LIMIT ?3",
     )?
-    .query_map(params![tenant.as_str(), user.as_str(), limit], |row| {
-        let json = |text: Option<String>| text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-        let at = Timestamp::from_millisecond(row.get(0)?).unwrap_or(Timestamp::UNIX_EPOCH);
-        Ok(serde_json::json!({
-            "decided_at": at.to_string(),
-            "looked": row.get::<_, String>(1)?,
-            "executed": row.get::<_, bool>(2)?,
-            "decision": json(row.get(3)?),
-            "outcomes": json(row.get(4)?),
-            "held": row.get::<_, Option<String>>(5)?,
-            "sessions": json(row.get(6)?),
-        }))
-    })?
+    .query_map(params![tenant.as_str(), user.as_str(), limit], shown)?
     .collect()
+}
+
+/// A decision as people and programs see it, from the columns of [`recent`].
+pub(super) fn shown(row: &rusqlite::Row<'_>) -> rusqlite::Result<serde_json::Value> {
+    let json = |text: Option<String>| text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    let at = Timestamp::from_millisecond(row.get(0)?).unwrap_or(Timestamp::UNIX_EPOCH);
+    Ok(serde_json::json!({
+        "decided_at": at.to_string(),
+        "looked": row.get::<_, String>(1)?,
+        "executed": row.get::<_, bool>(2)?,
+        "decision": json(row.get(3)?),
+        "outcomes": json(row.get(4)?),
+        "held": row.get::<_, Option<String>>(5)?,
+        "sessions": json(row.get(6)?),
+    }))
 }
