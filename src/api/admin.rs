@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
 use super::dead_letters;
+use super::directives::{self, Deciding};
 use super::host::{self, Hosts};
+use crate::clock::Clock;
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
 use crate::ledger::Ledger;
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
@@ -37,6 +39,9 @@ pub struct Admin {
     /// `None` where another process, the control, keeps them.
     pub dead_letters: Option<Arc<dyn DeadLetters>>,
     pub ledger: Arc<dyn Ledger>,
+    /// `None` where another process, the control, decides.
+    pub deciding: Option<Deciding>,
+    pub clock: Clock,
     pub key: SecretString,
     pub hosts: Hosts,
 }
@@ -53,6 +58,10 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/v1/dead-letters", get(dead_letters::list))
         .route("/admin/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/admin/v1/dead-letters/drop", post(dead_letters::discard))
+        .route("/admin/v1/directives", get(directives::list).put(directives::put))
+        .route("/admin/v1/directives/{*key}", axum::routing::delete(directives::remove))
+        .route("/admin/v1/budget", get(directives::budget))
+        .route("/admin/v1/resume", post(directives::resume))
         .fallback(async || NO_ROUTE)
         .method_not_allowed_fallback(async || WRONG_METHOD)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
@@ -103,12 +112,17 @@ impl Admin {
 
     fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
         let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
-        let name = of.tenant.as_deref().unwrap_or(TenantId::DEFAULT);
-        let only =
-            || (of.tenant.is_none() && self.tenants.len() == 1).then(|| self.tenants.first_key_value()).flatten();
-        let found = TenantId::parse(name).ok().and_then(|id| self.tenants.get_key_value(&id)).or_else(only);
-        let (tenant, enforcer) = found.ok_or(NO_TENANT)?;
-        Ok((tenant.clone(), enforcer, user))
+        let tenant = self.tenant(of.tenant.as_deref())?;
+        let enforcer = self.tenants.get(&tenant).ok_or(NO_TENANT)?;
+        Ok((tenant, enforcer, user))
+    }
+
+    /// The tenant of this name; without one the default tenant, or the only one.
+    pub(super) fn tenant(&self, name: Option<&str>) -> Result<TenantId, Problem> {
+        let only = || (name.is_none() && self.tenants.len() == 1).then(|| self.tenants.first_key_value()).flatten();
+        let id = TenantId::parse(name.unwrap_or(TenantId::DEFAULT)).ok();
+        let found = id.and_then(|id| self.tenants.get_key_value(&id)).or_else(only);
+        found.map(|(tenant, _)| tenant.clone()).ok_or(NO_TENANT)
     }
 }
 

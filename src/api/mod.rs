@@ -2,7 +2,9 @@
 
 pub mod admin;
 mod dead_letters;
+mod directives;
 mod host;
 pub mod probes;
 
+pub use self::directives::Deciding;
 pub use self::host::Hosts;

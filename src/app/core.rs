@@ -15,8 +15,8 @@ use super::deciding::{Deciding, Source};
 use super::fleet::FleetMember;
 use super::keeper::Keeper;
 use super::{Roles, loginradius};
-use crate::api::Hosts;
 use crate::api::admin::{self, Admin};
+use crate::api::{self, Hosts};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
 use crate::ledger::{Courier, Ledger, LedgerThread, RemoteLedger, SqliteLedger};
@@ -183,6 +183,10 @@ impl Core {
             queue: Arc::clone(&self.queue),
             dead_letters: self.dead_letters.clone(),
             ledger: Arc::clone(&self.ledger),
+            deciding: self.own_ledger.as_ref().and_then(|(ledger, _)| {
+                Some(api::Deciding { control: self.deciding.control()?, ledger: ledger.clone() })
+            }),
+            clock: self.clock,
             key,
             hosts,
         })

@@ -8,14 +8,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::directives::{Control, Entry, What};
-use crate::model::{EventId, LoginEvent, Reason, TenantId, UserId};
-use crate::queue::{Queue, QueueError};
+use crate::model::{TenantId, UserId};
+use crate::queue::{Queue, look_again};
 use crate::worker::TenantEnforcer;
 
 /// How often it is seen whether something has expired.
 const EVERY: Duration = Duration::from_secs(1);
-/// Messages that are published at once.
-const BATCH_MAX: usize = 256;
 
 pub(super) struct Keeper {
     pub(super) control: Arc<Control>,
@@ -58,27 +56,4 @@ impl Keeper {
         }
         left
     }
-}
-
-/// Has users looked at again, in the background.
-///
-/// # Errors
-/// When not all could be put into the queue; asking for all again is harmless.
-pub async fn look_again(queue: &dyn Queue, tenant: &TenantId, users: &[UserId]) -> Result<(), QueueError> {
-    for users in users.chunks(BATCH_MAX) {
-        let events: Vec<LoginEvent> = users
-            .iter()
-            .map(|user| LoginEvent {
-                tenant: tenant.clone(),
-                user: user.clone(),
-                id: EventId::of_body(uuid::Uuid::new_v4().as_bytes()),
-                at: None,
-                login_at: None,
-                reason: Reason::Sweep,
-                accepted_at: None,
-            })
-            .collect();
-        queue.publish(&events).await?;
-    }
-    Ok(())
 }

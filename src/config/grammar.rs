@@ -231,7 +231,8 @@ fn whole_number(value: &Value) -> Option<u64> {
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-fn duration(text: &str) -> Option<Duration> {
+/// A whole number with its unit: 250ms, 5s, 2m, 12h, 30d.
+pub fn duration(text: &str) -> Option<Duration> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
     let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit)?;

@@ -25,13 +25,13 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig, Revocations};
-pub use self::grammar::Grammar;
+pub use self::grammar::{Grammar, duration};
 pub use self::mistake::{ConfigError, Mistake};
 pub use self::options::{OptionDoc, options};
 pub use self::policies::WrittenPolicies;
 pub use self::rabbitmq::{Backend, RabbitmqConfig};
 use self::reader::Reader;
-pub use self::settings::Origin;
+pub use self::settings::{Origin, toml_value};
 use self::settings::{Settings, chosen_file};
 use crate::model::TenantId;
 
@@ -361,4 +361,10 @@ fn read_loginradius(reader: &mut Reader) -> Option<LoginRadiusSection> {
         connect_timeout,
         credentials_in,
     })
+}
+
+/// The user of this shell, as its environment says.
+pub fn user_name() -> Option<String> {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(std::env::var_os);
+    names.filter_map(|name| name.into_string().ok()).find(|name| !name.is_empty())
 }

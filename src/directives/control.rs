@@ -187,6 +187,19 @@ impl Control {
         self.windows.lock().await.get_mut(tenant).map_or(0, |window| window.used(minute))
     }
 
+    /// Whether a tenant is only observed because its budget is used up.
+    pub fn is_stopped(&self, tenant: &TenantId) -> bool {
+        self.live.entry(&brake(tenant, Timestamp::UNIX_EPOCH).key()).is_some()
+    }
+
+    /// How many sessions of each tenant may be ended within an hour; `None`: as many as there are.
+    pub fn limit(&self) -> Option<u32> {
+        match self.budget {
+            Revocations::AtMost(limit) => Some(limit.get()),
+            Revocations::Unlimited => None,
+        }
+    }
+
     fn changed(&self, number: i64) {
         self.version.send_replace(number);
         self.show();
@@ -213,11 +226,10 @@ impl Control {
 
     /// The budget is used up: from now on the tenant is only observed, until a person resumes it.
     async fn stop(&self, tenant: &TenantId) -> Result<(), NoLeave> {
-        let entry = brake(tenant, self.clock.now());
-        if self.live.entry(&entry.key()).is_some() {
+        if self.is_stopped(tenant) {
             return Ok(());
         }
-        self.put(entry).await.map_err(|error| NoLeave::Unreachable(error.into()))?;
+        self.put(brake(tenant, self.clock.now())).await.map_err(|error| NoLeave::Unreachable(error.into()))?;
         tracing::error!(
             alarm = "budget",
             tenant = %tenant,
@@ -238,8 +250,7 @@ impl Granter for Control {
         let mut windows = self.windows.lock().await;
         let window = windows.entry(tenant.clone()).or_insert_with(|| Window::new(limit, [], minute));
         window.take_back(unspent);
-        let is_stopped = self.live.entry(&brake(tenant, self.clock.now()).key()).is_some();
-        let amount = if is_stopped { 0 } else { window.grant(minute) };
+        let amount = if self.is_stopped(tenant) { 0 } else { window.grant(minute) };
         if amount == 0 {
             self.stop(tenant).await?;
             return Err(NoLeave::Exhausted);

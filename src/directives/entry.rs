@@ -69,6 +69,11 @@ impl Entry {
         }
     }
 
+    /// Whether sessions may be ended by it that were only observed before.
+    pub fn enforces(&self) -> bool {
+        matches!(self.what, What::Mode(Mode::Enforce) | What::Canary(_))
+    }
+
     pub fn holds(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }

@@ -30,7 +30,7 @@ pub(super) fn users(db: &Connection, tenant: &TenantId, since: Timestamp) -> rus
 /// The last decisions of a tenant that ended sessions, as they are shown, oldest first.
 pub(super) fn ends(db: &Connection, tenant: &TenantId, since: Timestamp) -> rusqlite::Result<Vec<(UserId, Value)>> {
     let mut rows = db.prepare_cached(
-        "SELECT decided_at_ms, looked, executed, decision, outcomes, sessions, held, uid FROM decisions
+        "SELECT decided_at_ms, looked, executed, decision, outcomes, held, sessions, uid FROM decisions
          WHERE id > (SELECT ifnull(max(id), 0) FROM decisions) - ?3
            AND tenant = ?1 AND decided_at_ms >= ?2 AND executed AND outcomes IS NOT NULL
          ORDER BY id",

@@ -11,9 +11,12 @@ use jiff::Timestamp;
 use crate::message::Unreadable;
 use crate::model::{Lane, LoginEvent, TenantId};
 
+mod again;
 mod dedupe;
 pub mod embedded;
 pub mod rabbitmq;
+
+pub use self::again::look_again;
 
 /// Names one hand-over of a message. Only good with the subscription that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -82,6 +82,14 @@ impl Service {
         (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
     }
 
+    /// The same with a body.
+    pub(crate) async fn tell(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.client.request(method.parse().unwrap(), format!("{}{path}", self.admin_url));
+        let response = soon("the admin API", request.bearer_auth(&self.admin_key).json(body).send()).await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
+    }
+
     /// What waits in the queue, delayed and dead included.
     pub(crate) async fn queued(&self) -> (u64, u64, u64) {
         let (_, status) = self.admin("GET", "/admin/v1/status").await;
