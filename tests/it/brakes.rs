@@ -18,7 +18,7 @@ fn revoked(service: &Service) -> u64 {
     calls.iter().filter(|(operation, _)| operation.contains("invalidate")).map(|(_, count)| count).sum()
 }
 
-async fn live(service: &Service, users: usize) -> usize {
+fn live(service: &Service, users: usize) -> usize {
     (0..users).map(|n| service.sandbox.sessions(&format!("user-{n}")).len()).sum()
 }
 
@@ -39,7 +39,7 @@ async fn a_budget_of_fifty_ends_fifty_sessions_and_waits_for_a_person() {
         service.sandbox.login(&format!("user-{n}"), None).unwrap();
     }
     service.settled().await;
-    assert_eq!(live(&service, USERS).await, USERS * 11 - 50);
+    assert_eq!(live(&service, USERS), USERS * 11 - 50);
     let stopped = async |service: &Service| service.admin("GET", "/admin/v1/budget").await.1["budget"][0].clone();
     assert_eq!(stopped(&service).await["stopped"], json!(true));
     assert_eq!(service.metric("soloist_budget_breached{tenant=\"default\"}"), 1);
@@ -49,14 +49,14 @@ async fn a_budget_of_fifty_ends_fifty_sessions_and_waits_for_a_person() {
     let service = restarted(service, &options).await;
     service.sandbox.login("user-1", None).unwrap();
     service.settled().await;
-    assert_eq!(live(&service, USERS).await, USERS * 11 - 50 + 2);
+    assert_eq!(live(&service, USERS), USERS * 11 - 50 + 2);
     assert!(service.metric("soloist_decisions_held_total{tenant=\"default\",why=\"budget\"}") >= 1);
 
     let (status, resumed) = service.tell("POST", "/admin/v1/resume", &word(json!({}))).await;
     assert_eq!((status, &resumed["resumed"]), (200, &json!(true)), "{resumed}");
     assert!(resumed["looked_at_again"].as_u64().unwrap() >= 90, "{resumed}");
     service.settled().await;
-    assert_eq!(live(&service, USERS).await, USERS * 11 - 100 + 2, "another fifty");
+    assert_eq!(live(&service, USERS), USERS * 11 - 100 + 2, "another fifty");
     assert_eq!(stopped(&service).await["stopped"], json!(true));
     assert!(service.sandbox.report(1).wrong_revocations.is_empty());
     service.stop().await;
