@@ -48,4 +48,6 @@ mod secrets;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod vendor_limiter;
+#[cfg(test)]
 mod webhook;

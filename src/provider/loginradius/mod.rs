@@ -250,7 +250,7 @@ impl SessionProvider for LoginRadius {
     async fn traits(&self, user: &UserId) -> Result<UserTraits, ProviderError> {
         let account = ["identity", "v2", "manage", "account", user.as_str()];
         let mut url = self.config.api_url.join(&account);
-        url.query_pairs_mut().append_pair("fields", "Uid,Roles,CustomFields,Email");
+        url.query_pairs_mut().append_pair("fields", "Uid,Roles,CustomFields,Email,SessionsLimit");
         let request = self.with_secret(url, "apikey", "apisecret");
         let profile = self.object(Call::Profile, request).await.map_err(Failure::into_error)?;
         // Somebody else's roles would choose the wrong policy, and exempt or end the wrong user.
@@ -265,6 +265,7 @@ impl SessionProvider for LoginRadius {
             roles,
             email_domains: profile::email_domains(Call::Profile, &profile)?,
             custom_fields: profile::custom_fields(Call::Profile, &profile)?,
+            sessions_limit: profile::sessions_limit(&profile),
         })
     }
 }

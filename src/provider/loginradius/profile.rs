@@ -62,6 +62,20 @@ fn address(element: &Value) -> &Value {
     element.as_object().map_or(element, |entry| field(entry, "Value").unwrap_or(&Value::Null))
 }
 
+/// `SessionsLimit`, which profiles have where the vendor's own limiter, Restrict Login Sharing, is on.
+///
+/// Its type and whether it can be null are not documented: a positive number, as such or as text, is a limit. What else
+/// may stand there is no sign, and no failure either: nothing is decided by it. A limit of the whole site shows in no
+/// profile, as far as is known.
+pub(super) fn sessions_limit(profile: &Map<String, Value>) -> Option<u32> {
+    let limit = match field(profile, "SessionsLimit")? {
+        Value::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    limit.filter(|limit| *limit > 0)
+}
+
 /// Texts as they are, numbers and truth values as text. `null` and a missing key are none, as with [`email_domains`].
 pub(super) fn custom_fields(
     call: Call,
