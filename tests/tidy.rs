@@ -260,6 +260,11 @@ fn pure_modules_do_no_io_and_read_no_clock() {
         let code = source.production_code();
         offences
             .extend(IMPURE.iter().filter(|word| code.contains(**word)).map(|word| format!("{}: {word}", source.path)));
+        // Who resolves exemptions is told what time it is; the rule itself never is.
+        let is_told = source.path == "src/policy/layers.rs";
+        if !is_told && code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "now") {
+            offences.push(format!("{}: now", source.path));
+        }
     }
     assert_none("impure words in pure modules", offences);
 }

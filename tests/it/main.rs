@@ -48,6 +48,8 @@ mod secrets;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod time;
+#[cfg(test)]
 mod vendor_limiter;
 #[cfg(test)]
 mod webhook;
