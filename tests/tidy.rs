@@ -24,6 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sqlite", &[]),
     ("queue", &["model", "message", "retry", "sqlite", "clock", "telemetry", "config"]),
     ("provider", &["model", "policy", "clock", "telemetry", "config"]),
+    ("probe", &["model", "provider"]),
     ("ledger", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
     ("directives", &["model", "policy", "clock", "telemetry", "config"]),
     ("webhook", &["model", "message", "queue", "http", "clock", "telemetry", "config"]),
@@ -60,6 +61,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "policy",
             "retry",
             "provider",
+            "probe",
             "directives",
             "ledger",
             "api",
@@ -70,7 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("cli", &["app", "config", "sandbox", "telemetry", "model", "policy"]),
+    ("cli", &["app", "config", "sandbox", "telemetry", "model", "policy", "probe"]),
     ("main", &["app", "cli", "config", "sandbox", "telemetry"]),
 ];
 

@@ -24,6 +24,7 @@ pub(super) enum Call {
     Identify,
     Profile,
     Roles,
+    Refresh,
 }
 
 impl fmt::Display for Call {
@@ -35,6 +36,7 @@ impl fmt::Display for Call {
             Self::Identify => "asking whose token it is",
             Self::Profile => "reading a profile",
             Self::Roles => "reading roles",
+            Self::Refresh => "refreshing a session",
         })
     }
 }
@@ -152,7 +154,8 @@ pub(super) struct Fault {
     pub(super) number: Option<u32>,
     retry_after: Option<Duration>,
     call: Call,
-    text: String,
+    /// `HTTP 403, code 905: access token invalid`.
+    pub(super) text: String,
 }
 
 impl Fault {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::answer::{Call, garbage};
-use crate::model::UserId;
+use crate::model::{UserId, read_time};
 use crate::provider::ProviderError;
 
 fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
@@ -60,6 +61,11 @@ pub(super) fn email_domains(call: Call, profile: &Map<String, Value>) -> Result<
 /// What stands for the address in an element of `Email`.
 fn address(element: &Value) -> &Value {
     element.as_object().map_or(element, |entry| field(entry, "Value").unwrap_or(&Value::Null))
+}
+
+/// `LastLoginDate`: the time that the event of the user's last login carries, too.
+pub(super) fn last_login_at(profile: &Map<String, Value>) -> Option<Timestamp> {
+    read_time(field(profile, "LastLoginDate")?.as_str()?)
 }
 
 /// `SessionsLimit`, which profiles have where the vendor's own limiter, Restrict Login Sharing, is on.
