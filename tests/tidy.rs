@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("provider", &["model", "policy", "clock", "telemetry", "config"]),
     ("probe", &["model", "provider"]),
     ("ledger", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
-    ("directives", &["model", "policy", "clock", "telemetry", "config"]),
+    ("directives", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
     ("webhook", &["model", "message", "queue", "http", "clock", "telemetry", "config"]),
     (
         "worker",

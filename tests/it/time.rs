@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use soloist::clock::Clock;
 use soloist::config::Rate;
-use soloist::directives::ConfiguredDirectives;
+use soloist::directives::LiveDirectives;
 use soloist::ledger::SqliteLedger;
 use soloist::model::{
     AccessToken, Lane, LoginEvent, Reason, Session, SessionDevice, TenantId, UserId, UserTraits, View,
@@ -18,7 +18,7 @@ use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
 use soloist::queue::{Next, Queue, Settlement, Why};
 use soloist::sandbox::{Faults, LoginDate, LoginMade, SandboxConfig};
 use soloist::telemetry::Metrics;
-use soloist::worker::{Enforcer as _, Look, TenantWorker, WorkerParts};
+use soloist::worker::{Brakes, Enforcer as _, Look, TenantWorker, WorkerParts};
 
 use crate::support::service::{self, Service};
 use crate::support::{login, soon};
@@ -139,8 +139,9 @@ async fn decided_at(now: &str, view: &View, policy: &str) -> String {
         provider: Arc::new(Shows(view.clone())),
         rate: Rate::Unlimited,
         queue: Arc::new(EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder.path()), clock).unwrap().0),
-        directives: Arc::new(ConfiguredDirectives::new(config.policies().unwrap())),
+        directives: Arc::new(LiveDirectives::own(config.written_policies(), Vec::new(), clock).unwrap()),
         ledger: Arc::new(SqliteLedger::open(folder.path(), 100, true, clock).unwrap().0),
+        brakes: Brakes::alone(config.guard),
         config: config.worker,
         clock,
         metrics,
