@@ -77,6 +77,8 @@ pub struct Metrics {
     pub sessions_already_gone: Family<Labels, Counter>,
     pub surplus_unresolved: Family<Labels, Counter>,
     pub rechecks: Family<Labels, Counter>,
+    pub vendor_limiter: Family<Labels, Counter>,
+    pub sessions_from_the_future: Family<Labels, Counter>,
     pub tenant_paused: Family<Labels, Gauge>,
     pub directives_stale: Family<Labels, Gauge>,
     pub decisions_held: Family<Labels, Counter>,
@@ -125,6 +127,12 @@ impl Metrics {
             surplus_unresolved: register
                 .counter("surplus_unresolved", "Sessions over the limit that a decision could not end (tenant)"),
             rechecks: register.counter("rechecks", "Second looks that were scheduled (tenant, why)"),
+            vendor_limiter: register
+                .counter("vendor_limiter", "Signs that the provider limits sessions itself (tenant, sign)"),
+            sessions_from_the_future: register.counter(
+                "sessions_from_the_future",
+                "Sessions whose login time is more than five minutes ahead of our clock (tenant)",
+            ),
             tenant_paused: register.gauge("tenant_paused", "1 while a tenant's enforcement is paused (tenant, cause)"),
             directives_stale: register
                 .gauge("directives_stale", "1 while directives are too old to end a session by (tenant)"),
@@ -172,6 +180,10 @@ impl Metrics {
         let tenant_label = labels([("tenant", tenant.as_str())]);
         self.events_duplicate.get_or_create(&tenant_label).inc_by(0);
         self.events_ignored.get_or_create(&tenant_label).inc_by(0);
+        self.sessions_from_the_future.get_or_create(&tenant_label).inc_by(0);
+        for sign in ["error_1338", "sessions_limit"] {
+            self.vendor_limiter.get_or_create(&labels([("tenant", tenant.as_str()), ("sign", sign)])).inc_by(0);
+        }
         for why in ["refused", "attempts_exhausted"] {
             let of = labels([("tenant", tenant.as_str()), ("settlement", "dead_letter"), ("why", why)]);
             self.deliveries_settled.get_or_create(&of).inc_by(0);

@@ -24,6 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sqlite", &[]),
     ("queue", &["model", "message", "retry", "sqlite", "clock", "telemetry", "config"]),
     ("provider", &["model", "policy", "clock", "telemetry", "config"]),
+    ("probe", &["model", "provider"]),
     ("ledger", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
     ("directives", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
     ("webhook", &["model", "message", "queue", "http", "clock", "telemetry", "config"]),
@@ -60,6 +61,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "policy",
             "retry",
             "provider",
+            "probe",
             "directives",
             "ledger",
             "api",
@@ -70,7 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("cli", &["app", "config", "sandbox", "telemetry", "model", "policy"]),
+    ("cli", &["app", "config", "sandbox", "telemetry", "model", "policy", "probe"]),
     ("main", &["app", "cli", "config", "sandbox", "telemetry"]),
 ];
 
@@ -260,6 +262,11 @@ fn pure_modules_do_no_io_and_read_no_clock() {
         let code = source.production_code();
         offences
             .extend(IMPURE.iter().filter(|word| code.contains(**word)).map(|word| format!("{}: {word}", source.path)));
+        // Who resolves exemptions is told what time it is; the rule itself never is.
+        let is_told = source.path == "src/policy/layers.rs";
+        if !is_told && code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "now") {
+            offences.push(format!("{}: now", source.path));
+        }
     }
     assert_none("impure words in pure modules", offences);
 }

@@ -26,7 +26,7 @@ use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, Us
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
 use crate::queue::{BrokerCounts, BrokerHealth, DeadLetters, Queue, QueueError};
-use crate::worker::{Enforcer as _, Evaluation, Look, StepError, TenantEnforcer};
+use crate::worker::{Enforcer as _, Evaluation, LimiterSign, Look, StepError, TenantEnforcer};
 
 /// Dead letters and decisions on one page at most.
 pub(super) const PAGE_MAX: usize = 1_000;
@@ -137,7 +137,10 @@ async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem>
     let tenants: Vec<_> = admin
         .tenants
         .iter()
-        .map(|(id, enforcer)| json!({ "tenant": id.as_str(), "state": enforcer.state().as_str() }))
+        .map(|(id, enforcer)| {
+            let limiter = enforcer.vendor_limiter().map(LimiterSign::as_str);
+            json!({ "tenant": id.as_str(), "state": enforcer.state().as_str(), "vendor_limiter": limiter })
+        })
         .collect();
     let lanes: Vec<_> = lanes
         .iter()
@@ -180,7 +183,7 @@ async fn sessions(
     let (tenant, enforcer, user) = admin.subject(&uid, &of)?;
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: true };
     let evaluation = enforcer.evaluate(&look).await.map_err(step_problem)?;
-    Ok(Json(shown(&tenant, &user, &evaluation)))
+    Ok(Json(shown(&tenant, &user, enforcer, &evaluation)))
 }
 
 #[derive(Deserialize)]
@@ -215,7 +218,7 @@ async fn enforce(
     }
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: query.dry_run };
     let evaluation = enforcer.evaluate(&look).await.map_err(step_problem)?;
-    let mut answer = shown(&tenant, &user, &evaluation);
+    let mut answer = shown(&tenant, &user, enforcer, &evaluation);
     if let Some(answer) = answer.as_object_mut() {
         answer.insert("dry_run".to_owned(), json!(query.dry_run));
         answer.insert("outcomes".to_owned(), json!(evaluation.outcomes));
@@ -257,7 +260,7 @@ async fn decisions(
 }
 
 /// A user's sessions with their verdicts, newest first, and both counts. Never a token.
-fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
+fn shown(tenant: &TenantId, user: &UserId, enforcer: &TenantEnforcer, evaluation: &Evaluation) -> Value {
     let verdict_of = |session: &Session| -> Option<&Verdict> {
         evaluation.decision.as_ref()?.verdicts.iter().find(|verdict| verdict.digest == session.digest)
     };
@@ -270,6 +273,7 @@ fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
             json!({
                 "session": session.id().to_string(),
                 "login_at": session.login_at.map(|at| at.to_string()),
+                "from_the_future": enforcer.is_from_the_future(session),
                 "device_type": device.device_type,
                 "device": device.device,
                 "os": device.os,

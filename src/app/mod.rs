@@ -28,7 +28,9 @@ pub use self::admin_key::read as read_admin_key;
 pub use self::core::Core;
 use self::core::Purpose;
 pub use self::inside::{Inside, Waiting};
-pub use self::offline::{BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, user_name};
+pub use self::offline::{
+    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, prober, user_name,
+};
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
 pub use self::roles::Roles;

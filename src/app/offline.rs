@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, LoginRadiusSection};
 use crate::model::{SessionId, TenantId, UserId, View};
 use crate::policy::{self, Decision, Marks, Subject, written};
+use crate::probe::Prober;
 use crate::provider::ProviderError;
 use crate::provider::loginradius::read_sessions;
 use crate::queue::rabbitmq;
@@ -98,6 +99,11 @@ pub async fn probe(section: &LoginRadiusSection) -> Result<(), ProbeFailed> {
         };
         ProbeFailed { why: anyhow::Error::new(error), remedy }
     })
+}
+
+/// A probe of one user at a tenant, which has looked at him once.
+pub async fn prober(section: &LoginRadiusSection, user: &UserId) -> anyhow::Result<Prober> {
+    Ok(Prober::begin(loginradius(section)?, user.clone()).await?)
 }
 
 /// Whether a process with these duties could work with the configured broker; where that is.

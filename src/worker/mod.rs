@@ -12,6 +12,7 @@ mod health;
 mod lanes;
 mod rate;
 mod settle;
+mod signs;
 mod step;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tracing::Instrument as _;
 pub use self::evictions::eviction_of;
 pub use self::guard::Brakes;
 pub use self::health::TenantState;
+pub use self::signs::LimiterSign;
 pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnforcer};
 
 use self::calls::Calls;
@@ -34,6 +36,7 @@ use self::health::Health;
 use self::lanes::Lanes;
 use self::rate::RateGate;
 use self::settle::Circumstances;
+use self::signs::Signs;
 use crate::clock::Clock;
 use crate::config::{Rate, WorkerConfig};
 use crate::directives::Directives;
@@ -78,8 +81,9 @@ impl TenantWorker {
         let WorkerParts { tenant, provider, rate, queue, directives, ledger, brakes, config, clock, metrics } = parts;
         metrics.announce(&tenant);
         let health = Health::new(tenant.clone(), metrics.clone());
-        let calls =
-            Calls { tenant: tenant.clone(), provider, gate: RateGate::new(rate), health, metrics: metrics.clone() };
+        let signs = Signs::new(tenant.clone(), clock, metrics.clone());
+        let gate = RateGate::new(rate);
+        let calls = Calls { tenant: tenant.clone(), provider, gate, health, signs, metrics: metrics.clone() };
         let guard = Guard::new(&brakes);
         let enforcer = TenantEnforcer { tenant, calls, directives, ledger, brakes, guard, config, clock, metrics };
         Self { queue, enforcer: Arc::new(enforcer) }

@@ -50,4 +50,8 @@ mod secrets;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod time;
+#[cfg(test)]
+mod vendor_limiter;
+#[cfg(test)]
 mod webhook;

@@ -2,6 +2,7 @@
 
 mod data;
 mod offline;
+mod probe;
 mod service;
 
 use std::path::Path;
