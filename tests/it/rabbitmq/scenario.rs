@@ -115,7 +115,7 @@ pub(super) async fn quiet(broker: &Broker, site: &Site, fleet: &Fleet) {
 }
 
 /// Messages in the queues of one tenant and in those that all share; `None` where a queue is not declared yet.
-pub(super) async fn waiting(broker: &Broker, vhost: &str, tenant: &TenantId) -> BTreeMap<String, Option<u64>> {
+pub(crate) async fn waiting(broker: &Broker, vhost: &str, tenant: &TenantId) -> BTreeMap<String, Option<u64>> {
     let mut waiting = BTreeMap::new();
     for queue in topology::queues([tenant]) {
         let depth = broker.queue_depth(vhost, &queue.name).await;

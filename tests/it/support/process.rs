@@ -85,6 +85,11 @@ impl Serving {
         self.log.lock().unwrap().clone()
     }
 
+    /// Sends SIGKILL and waits for nothing.
+    pub(crate) fn strike(&mut self) {
+        self.child.start_kill().unwrap();
+    }
+
     /// No signal that it could handle: it is gone in the middle of whatever it does. Everything that was logged.
     pub(crate) async fn kill(mut self) -> Vec<String> {
         soon("the kill", self.child.kill()).await.unwrap();
