@@ -139,8 +139,7 @@ impl Site {
 }
 
 async fn start(folder: &Path, api_url: &str, variables: &[(String, String)], role: Option<&str>) -> Serving {
-    let variables: Vec<(&str, &str)> =
-        variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut command = command(folder, api_url, &variables);
     if let Some(role) = role {
         command.args(["--role", role]);
