@@ -8,11 +8,11 @@ mod cli;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod deploy;
-#[cfg(test)]
-mod durability;
 #[cfg(test)]
 mod enforcement;
 #[cfg(test)]

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use rusqlite::{Connection, Row};
 
 use super::body::StoredBody;
+use super::head;
 use super::store::{Log, Store, StoredMessage, key_range};
+use super::wal::{self, Found};
 use crate::message::{self, Remains};
 use crate::model::{Lane, TenantId};
 use crate::queue::Why;
@@ -23,8 +25,26 @@ pub(super) fn mark(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Whether the file was marked, and nobody has carried its rows over yet.
-pub(super) fn is_marked(path: &Path) -> bool {
+fn is_marked(path: &Path) -> bool {
     beside(path, ".damaged").exists()
+}
+
+/// Whether rows are to be carried over before the file is used: it was marked, or shows damage that SQLite would not
+/// tell from a file of somebody else's, or from the end of its log.
+pub(super) fn is_due(path: &Path) -> anyhow::Result<bool> {
+    let looked = || {
+        let has_lost_its_head = head::is_lost(path)?;
+        Ok::<_, std::io::Error>((has_lost_its_head, wal::look(path)?))
+    };
+    let (has_lost_its_head, log) =
+        looked().with_context(|| format!("cannot read the queue file {}", path.display()))?;
+    if log == Found::Unfinished {
+        tracing::warn!(
+            "the last commit in the queue's log is not whole. After a power failure that is as it should be, and nobody \
+             was told that it is kept; if there was none, the disk has damaged it"
+        );
+    }
+    Ok(is_marked(path) || has_lost_its_head || matches!(log, Found::Broken(_)))
 }
 
 /// Where the file was marked as damaged: sets it aside and carries its readable rows over.
@@ -71,10 +91,18 @@ struct Salvaged {
 fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Counts> {
     sqlite::remove(fresh)?;
     let store = Store::open(fresh)?;
+    store.empty_log(Log::Cut)?;
+    if let Found::Broken(broken) = wal::look(damaged).context("cannot read the damaged queue file's log")? {
+        tracing::warn!(
+            "the queue's log is broken at its page {}; what was committed behind that is read, too",
+            broken.at
+        );
+        wal::mend(damaged, broken).context("cannot mend the damaged queue file's log")?;
+    }
+    let db = head::open(damaged, fresh)?;
     let mut counts = Counts::default();
     let mut lanes = HashMap::new();
     store.begin()?;
-    let db = Connection::open(damaged).context("cannot open the damaged queue file")?;
     let named = match named_lanes(&db) {
         Err(error) if is_passing(&error) => return Err(error).context("cannot read the damaged queue file now"),
         // A message says itself whose it is; only remains are lost with the names.
@@ -199,7 +227,7 @@ fn read_on(
 }
 
 /// An error of the moment and not of the file: to skip over it would leave healthy rows behind.
-fn is_passing(error: &rusqlite::Error) -> bool {
+pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{
         CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure,
     };
