@@ -91,6 +91,6 @@ impl Damage {
 
 /// A page full of messages: it has the words of one, and is far from the beginning.
 fn middle_page(bytes: &[u8]) -> usize {
-    let is_full = |page: &&[u8]| page.windows(8).filter(|words| words == b"\"hook-20").count() >= 4;
-    bytes.chunks(PAGE).position(|page| is_full(&page)).expect("a page with the events hook-200 to hook-209")
+    let is_full = |page: &&[u8]| page.windows(8).filter(|words| words == b"\"hook-10").count() >= 4;
+    bytes.chunks(PAGE).position(|page| is_full(&page)).expect("a page with the events hook-100 to hook-109")
 }

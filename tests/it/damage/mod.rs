@@ -19,7 +19,7 @@ use crate::support::process::{Serving, command};
 use crate::support::soon;
 
 /// Accepted before the damage, each of a user of its own who has two sessions.
-const EVENTS: usize = 400;
+const EVENTS: usize = 200;
 const SENDERS: usize = 8;
 /// Starts that it may take: the damage may show only when a row is read, and then the next start repairs.
 const STARTS_MAX: usize = 3;
