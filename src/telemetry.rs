@@ -79,6 +79,10 @@ pub struct Metrics {
     pub rechecks: Family<Labels, Counter>,
     pub tenant_paused: Family<Labels, Gauge>,
     pub directives_stale: Family<Labels, Gauge>,
+    pub decisions_held: Family<Labels, Counter>,
+    pub contended_users: Family<Labels, Gauge>,
+    pub budget_breached: Family<Labels, Gauge>,
+    pub budget_granted: Family<Labels, Gauge>,
     pub ledger_lost: Counter,
     pub broker_up: Gauge,
     pub broker_delayed: Gauge,
@@ -124,6 +128,13 @@ impl Metrics {
             tenant_paused: register.gauge("tenant_paused", "1 while a tenant's enforcement is paused (tenant, cause)"),
             directives_stale: register
                 .gauge("directives_stale", "1 while directives are too old to end a session by (tenant)"),
+            decisions_held: register
+                .counter("decisions_held", "Decisions with surplus that was not ended (tenant, why)"),
+            contended_users: register.gauge("contended_users", "Users whose devices end each other for ever (tenant)"),
+            budget_breached: register
+                .gauge("budget_breached", "1 while a tenant is only observed because its budget is used up (tenant)"),
+            budget_granted: register
+                .gauge("budget_granted", "Sessions granted to be ended within an hour, at the last grant (tenant)"),
             ledger_lost: Counter::default(),
             broker_up: register.single("broker_up", "1 while the broker takes messages"),
             broker_delayed: register

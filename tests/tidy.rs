@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("queue", &["model", "message", "retry", "sqlite", "clock", "telemetry", "config"]),
     ("provider", &["model", "policy", "clock", "telemetry", "config"]),
     ("ledger", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
-    ("directives", &["model", "policy", "clock", "telemetry", "config"]),
+    ("directives", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
     ("webhook", &["model", "message", "queue", "http", "clock", "telemetry", "config"]),
     (
         "worker",

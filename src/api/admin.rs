@@ -304,6 +304,11 @@ fn step_problem(error: StepError) -> Problem {
         StepError::Directives(_) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "directives", "there are no current directives")
         }
+        StepError::Budget(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_grant",
+            "nobody grants a part of the revocation budget now",
+        ),
         StepError::Ledger(_) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be written now")
         }

@@ -8,14 +8,17 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use axum::Router;
 use secrecy::SecretString;
+use tokio::sync::mpsc;
 
+use super::bulletin::{self, Bulletin, Ear};
+use super::deciding::{Deciding, Source};
 use super::fleet::FleetMember;
+use super::keeper::Keeper;
 use super::{Roles, loginradius};
 use crate::api::Hosts;
 use crate::api::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
-use crate::directives::ConfiguredDirectives;
 use crate::ledger::{Courier, Ledger, LedgerThread, RemoteLedger, SqliteLedger};
 use crate::model::TenantId;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
@@ -42,7 +45,7 @@ pub struct Core {
     pub(super) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) own_ledger: Option<(SqliteLedger, LedgerThread)>,
-    pub(super) directives: Arc<ConfiguredDirectives>,
+    pub(super) deciding: Deciding,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     /// Empty where this process calls no provider.
@@ -78,6 +81,7 @@ impl Core {
             Some((queue, _)) => Arc::new(queue.clone()),
             None => Arc::new(journal.clone()),
         };
+        let deciding = Deciding::open(config, own_ledger.is_some(), clock, &metrics)?;
         let dead_letters = roles.control.then(|| Arc::new(journal.clone()) as Arc<dyn DeadLetters>);
         let mut core = Self {
             queue,
@@ -87,7 +91,7 @@ impl Core {
             dead_letters,
             ledger,
             own_ledger,
-            directives: Arc::new(ConfiguredDirectives::new(config.policies()?)),
+            deciding,
             metrics,
             clock,
             workers: BTreeMap::new(),
@@ -100,13 +104,27 @@ impl Core {
     }
 
     /// Gives the broker's task what this process does with it.
-    fn put_to_work(&self, mut task: RabbitTask, roles: Roles) -> RabbitTask {
+    fn put_to_work(&mut self, mut task: RabbitTask, roles: Roles) -> RabbitTask {
         if let (true, Some((ledger, _))) = (roles.control, &self.own_ledger) {
             task.take_records(Arc::new(LedgerRecords(ledger.clone())));
         }
-        if !self.workers.is_empty() {
-            task.join_fleet(Arc::new(FleetMember::new(roles, self.enforcers().into_values().collect())));
+        if self.workers.is_empty() {
+            return task;
         }
+        let enforcers = self.enforcers().into_values().collect();
+        let member = match &mut self.deciding.source {
+            Source::Own(control) => {
+                let (asked, questions) = mpsc::channel(bulletin::QUESTIONS_MAX);
+                task.tell_directives(Arc::new(Bulletin::new(Arc::clone(control), questions)));
+                FleetMember::new(roles, enforcers, None, Some(asked))
+            }
+            Source::Elsewhere(heard, questions) => {
+                task.hear_directives(Arc::new(Ear(Arc::clone(heard))));
+                let questions = questions.take().map(|questions| (Arc::clone(heard), questions));
+                FleetMember::new(roles, enforcers, questions, None)
+            }
+        };
+        task.join_fleet(Arc::new(member));
         task
     }
 
@@ -120,7 +138,8 @@ impl Core {
                 provider: Arc::new(provider),
                 rate: tenant.loginradius.requests_per_second,
                 queue: Arc::clone(&self.queue),
-                directives: self.directives.clone(),
+                directives: Arc::clone(&self.deciding.live) as _,
+                brakes: self.deciding.brakes.clone(),
                 ledger: Arc::clone(&self.ledger),
                 config: config.worker.clone(),
                 clock: self.clock,
@@ -145,6 +164,12 @@ impl Core {
 
     pub fn enforcers(&self) -> BTreeMap<TenantId, Arc<TenantEnforcer>> {
         self.workers.iter().map(|(id, worker)| (id.clone(), worker.enforcer())).collect()
+    }
+
+    /// Where this process decides the directives.
+    pub(super) fn keeper(&self) -> Option<Keeper> {
+        let control = self.deciding.control()?;
+        Some(Keeper { control, queue: Arc::clone(&self.queue), enforcers: self.enforcers() })
     }
 
     /// The admin API's routes, behind `key`, for calls from this machine.

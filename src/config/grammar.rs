@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::{Backend, CredentialsIn, LogFormat, Rate};
+use super::{Backend, CredentialsIn, GuardAction, LogFormat, Rate, Revocations};
 
 /// The form of an option's value. Shown, it completes "must be …".
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,26 @@ impl Setting for Rate {
             return Some(Self::Unlimited);
         }
         NonZeroU32::new(whole_number(value)?.try_into().ok()?).map(Self::PerSecond)
+    }
+}
+
+impl Setting for Revocations {
+    fn read(value: &Value, grammar: Grammar) -> Option<Self> {
+        Some(match Rate::read(value, grammar)? {
+            Rate::PerSecond(number) => Self::AtMost(number),
+            Rate::Unlimited => Self::Unlimited,
+        })
+    }
+}
+
+impl Setting for GuardAction {
+    fn read(value: &Value, _: Grammar) -> Option<Self> {
+        match value.as_str()? {
+            "hold" => Some(Self::Hold),
+            "notify" => Some(Self::Notify),
+            "continue" => Some(Self::Continue),
+            _ => None,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
-use super::{Intent, Outcome};
+use super::{Held, Intent, Outcome, SeenSession, seen};
 use crate::model::{TenantId, UserId};
 use crate::policy::{Decision, Witnesses};
 
@@ -35,6 +35,9 @@ pub(super) struct StoredIntent {
     pub(super) executed: bool,
     pub(super) decided_at_ms: i64,
     pub(super) decision: String,
+    /// A JSON list of what [`SeenSession`] writes.
+    pub(super) sessions: Option<String>,
+    pub(super) held: Option<String>,
 }
 
 pub(super) struct StoredOutcome {
@@ -45,9 +48,9 @@ pub(super) struct StoredOutcome {
     pub(super) outcomes: String,
 }
 
-/// Writes an intent, without its witnesses where they are too many to send.
+/// Writes an intent, without its sessions and its witnesses where they are too many to send.
 pub(super) fn intent(id: Uuid, intent: &Intent, decided_at: Timestamp) -> serde_json::Result<Vec<u8>> {
-    let written = |decision: &Decision| {
+    let written = |decision: &Decision, sessions: Option<&[SeenSession]>| {
         serde_json::to_vec(&WrittenIntent {
             id: id.to_string(),
             tenant: intent.tenant.as_str(),
@@ -56,9 +59,11 @@ pub(super) fn intent(id: Uuid, intent: &Intent, decided_at: Timestamp) -> serde_
             executed: intent.executed,
             decided_at,
             decision,
+            sessions,
+            held: intent.held.map(Held::as_str),
         })
     };
-    let whole = written(&intent.decision)?;
+    let whole = written(&intent.decision, Some(&intent.sessions))?;
     if whole.len() <= BYTES_MAX {
         return Ok(whole);
     }
@@ -66,7 +71,7 @@ pub(super) fn intent(id: Uuid, intent: &Intent, decided_at: Timestamp) -> serde_
     for verdict in &mut decision.verdicts {
         verdict.witnesses = Witnesses::default();
     }
-    written(&decision)
+    written(&decision, None)
 }
 
 /// Writes what came of an intent.
@@ -98,6 +103,8 @@ pub(super) fn read(raw: &[u8]) -> Result<Record, BadRecord> {
             looked: read.looked.0,
             executed: read.executed,
             decided_at_ms: read.decided_at.as_millisecond(),
+            sessions: read.sessions.map(|seen| serde_json::to_string(&seen)).transpose().map_err(unwritable)?,
+            held: read.held.map(|held| held.0),
         })),
         ReadRecord::Outcome(read) => Ok(Record::Outcome(StoredOutcome {
             outcomes: serde_json::to_string(&read.outcomes).map_err(unwritable)?,
@@ -119,6 +126,8 @@ struct WrittenIntent<'a> {
     executed: bool,
     decided_at: Timestamp,
     decision: &'a Decision,
+    sessions: Option<&'a [SeenSession]>,
+    held: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -151,6 +160,42 @@ struct ReadIntent {
     executed: bool,
     decided_at: Timestamp,
     decision: ReadDecision,
+    /// Older workers send neither.
+    sessions: Option<Vec<ReadSeen>>,
+    held: Option<Words>,
+}
+
+/// What [`SeenSession`] writes.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct ReadSeen {
+    session: Hex<32>,
+    login_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device_type: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    os: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    browser: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    city: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    country: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip: Option<Word>,
+}
+
+/// A word of the listing, as [`SeenSession`] keeps it.
+#[derive(Deserialize, Serialize)]
+#[serde(from = "String")]
+struct Word(String);
+
+impl From<String> for Word {
+    fn from(raw: String) -> Self {
+        Self(seen::clean(&raw))
+    }
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -76,6 +77,8 @@ impl Ledger for RemoteLedger {
         Ok(IntentId::Record { id, tenant: intent.tenant, user: intent.user })
     }
 
+    fn note(&self, _intent: Intent) {}
+
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
         let IntentId::Record { id, tenant, user } = intent else {
             return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));
@@ -90,5 +93,13 @@ impl Ledger for RemoteLedger {
         _limit: usize,
     ) -> Result<Vec<serde_json::Value>, LedgerError> {
         Err(LedgerError(anyhow::anyhow!("this process keeps no ledger: ask the control process")))
+    }
+
+    async fn ends_since(
+        &self,
+        _tenant: &TenantId,
+        _since: Timestamp,
+    ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError> {
+        Ok(Vec::new())
     }
 }

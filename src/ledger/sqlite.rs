@@ -11,13 +11,19 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::held;
 use super::record::{self, BadRecord, Record, StoredIntent, StoredOutcome};
-use super::{Intent, IntentId, Ledger, LedgerError, Outcome};
+use super::{Held, Intent, IntentId, Ledger, LedgerError, Outcome};
 use crate::clock::Clock;
 use crate::model::{TenantId, UserId};
 use crate::sqlite::{self, Format};
 
-const FORMAT: Format = Format { name: "ledger", application_id: 0x536f_6c6c, schema: SCHEMA, migrations: &[RECORDS] };
+const FORMAT: Format = Format {
+    name: "ledger",
+    application_id: 0x536f_6c6c,
+    schema: SCHEMA,
+    migrations: &[RECORDS, SESSIONS, held::INDEX],
+};
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that one transaction takes.
@@ -49,6 +55,12 @@ DROP INDEX decisions_of_user;
 CREATE INDEX decisions_of_user ON decisions (tenant, uid, decided_at_ms);
 ";
 
+/// What each decision was made from, and what kept it from being executed. Both are unknown of older ones.
+const SESSIONS: &str = "
+ALTER TABLE decisions ADD COLUMN sessions TEXT;
+ALTER TABLE decisions ADD COLUMN held TEXT;
+";
+
 type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Sends an answer once it is known whether the transaction failed, and how.
@@ -59,6 +71,8 @@ enum Command {
     Outcome { row: i64, outcomes: String, reply: Reply<()> },
     Record { records: Vec<Record>, reply: Reply<()> },
     Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
+    Held { tenant: TenantId, since: Timestamp, reply: Reply<Vec<UserId>> },
+    Ends { tenant: TenantId, since: Timestamp, reply: Reply<Vec<(UserId, serde_json::Value)>> },
     Stop,
 }
 
@@ -117,6 +131,14 @@ impl SqliteLedger {
         Ok(answers)
     }
 
+    /// The users of a tenant of whom something was held back since then.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn held_since(&self, tenant: &TenantId, since: Timestamp) -> Result<Vec<UserId>, LedgerError> {
+        self.ask(|reply| Command::Held { tenant: tenant.clone(), since, reply }).await
+    }
+
     /// Ends the thread after what was sent to it before.
     pub fn stop(&self) {
         self.commands.send(Command::Stop).ok();
@@ -139,6 +161,8 @@ impl Ledger for SqliteLedger {
         self.ask(|reply| Command::Intend { intent: Box::new(intent), reply }).await
     }
 
+    fn note(&self, _intent: Intent) {}
+
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
         let IntentId::Row(row) = intent else {
             return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));
@@ -155,6 +179,14 @@ impl Ledger for SqliteLedger {
     ) -> Result<Vec<serde_json::Value>, LedgerError> {
         let (tenant, user) = (tenant.clone(), user.clone());
         self.ask(|reply| Command::Recent { tenant, user, limit, reply }).await
+    }
+
+    async fn ends_since(
+        &self,
+        tenant: &TenantId,
+        since: Timestamp,
+    ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError> {
+        self.ask(|reply| Command::Ends { tenant: tenant.clone(), since, reply }).await
     }
 }
 
@@ -246,6 +278,12 @@ impl Writer {
                     Command::Recent { tenant, user, limit, reply } => {
                         after_commit(recent(&transaction, &tenant, &user, limit), reply, &mut damage)
                     }
+                    Command::Held { tenant, since, reply } => {
+                        after_commit(held::users(&transaction, &tenant, since), reply, &mut damage)
+                    }
+                    Command::Ends { tenant, since, reply } => {
+                        after_commit(held::ends(&transaction, &tenant, since), reply, &mut damage)
+                    }
                     Command::Stop => continue,
                 };
                 answers.push(answer);
@@ -283,10 +321,12 @@ fn after_commit<T: 'static>(
 }
 
 fn intend(db: &Connection, intent: &Intent, now_ms: i64, keep: i64) -> rusqlite::Result<i64> {
-    let decision = serde_json::to_string(&intent.decision)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let failed = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    let decision = serde_json::to_string(&intent.decision).map_err(failed)?;
+    let sessions = serde_json::to_string(&intent.sessions).map_err(failed)?;
     db.prepare_cached(
-        "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision, sessions, held)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
     .execute(params![
         now_ms,
@@ -294,7 +334,9 @@ fn intend(db: &Connection, intent: &Intent, now_ms: i64, keep: i64) -> rusqlite:
         intent.user.as_str(),
         intent.looked.as_str(),
         intent.executed,
-        decision
+        decision,
+        sessions,
+        intent.held.map(Held::as_str),
     ])?;
     let id = db.last_insert_rowid();
     trim(db, id, keep)?;
@@ -311,15 +353,36 @@ fn trim(db: &Connection, newest: i64, keep: i64) -> rusqlite::Result<()> {
 /// Whichever half of a record comes first makes the row, the other one fills it up, and a repeated one changes nothing.
 fn take_in(db: &Connection, record: &Record, keep: i64) -> rusqlite::Result<()> {
     match record {
-        Record::Intent(StoredIntent { id, tenant, user, looked, executed, decided_at_ms, decision }) => db
+        Record::Intent(StoredIntent {
+            id,
+            tenant,
+            user,
+            looked,
+            executed,
+            decided_at_ms,
+            decision,
+            sessions,
+            held,
+        }) => db
             .prepare_cached(
-                "INSERT INTO decisions (decided_at_ms, tenant, uid, looked, executed, decision, record_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO decisions
+                 (decided_at_ms, tenant, uid, looked, executed, decision, sessions, held, record_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                  ON CONFLICT (record_id) WHERE record_id IS NOT NULL
-                 DO UPDATE SET decided_at_ms = ?1, looked = ?4, executed = ?5, decision = ?6
+                 DO UPDATE SET decided_at_ms = ?1, looked = ?4, executed = ?5, decision = ?6, sessions = ?7, held = ?8
                  WHERE decisions.decision = 'null'",
             )?
-            .execute(params![decided_at_ms, tenant.as_str(), user.as_str(), looked, executed, decision, id])?,
+            .execute(params![
+                decided_at_ms,
+                tenant.as_str(),
+                user.as_str(),
+                looked,
+                executed,
+                decision,
+                sessions,
+                held,
+                id
+            ])?,
         // Without its intent it is shown as an unknown decision: what was ended is known all the same.
         Record::Outcome(StoredOutcome { id, tenant, user, closed_at_ms, outcomes }) => db
             .prepare_cached(
@@ -336,19 +399,24 @@ fn take_in(db: &Connection, record: &Record, keep: i64) -> rusqlite::Result<()> 
 
 fn recent(db: &Connection, tenant: &TenantId, user: &UserId, limit: usize) -> rusqlite::Result<Vec<serde_json::Value>> {
     db.prepare_cached(
-        "SELECT decided_at_ms, looked, executed, decision, outcomes FROM decisions
+        "SELECT decided_at_ms, looked, executed, decision, outcomes, held, sessions FROM decisions
          WHERE tenant = ?1 AND uid = ?2 ORDER BY decided_at_ms DESC, id DESC LIMIT ?3",
     )?
-    .query_map(params![tenant.as_str(), user.as_str(), limit], |row| {
-        let json = |text: Option<String>| text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-        let at = Timestamp::from_millisecond(row.get(0)?).unwrap_or(Timestamp::UNIX_EPOCH);
-        Ok(serde_json::json!({
-            "decided_at": at.to_string(),
-            "looked": row.get::<_, String>(1)?,
-            "executed": row.get::<_, bool>(2)?,
-            "decision": json(row.get(3)?),
-            "outcomes": json(row.get(4)?),
-        }))
-    })?
+    .query_map(params![tenant.as_str(), user.as_str(), limit], shown)?
     .collect()
+}
+
+/// A decision as people and programs see it, from the columns of [`recent`].
+pub(super) fn shown(row: &rusqlite::Row<'_>) -> rusqlite::Result<serde_json::Value> {
+    let json = |text: Option<String>| text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    let at = Timestamp::from_millisecond(row.get(0)?).unwrap_or(Timestamp::UNIX_EPOCH);
+    Ok(serde_json::json!({
+        "decided_at": at.to_string(),
+        "looked": row.get::<_, String>(1)?,
+        "executed": row.get::<_, bool>(2)?,
+        "decision": json(row.get(3)?),
+        "outcomes": json(row.get(4)?),
+        "held": row.get::<_, Option<String>>(5)?,
+        "sessions": json(row.get(6)?),
+    }))
 }

@@ -73,6 +73,8 @@ pub enum Why {
     SurplusLeft,
     DirectivesStale,
     LedgerUnavailable,
+    /// Nobody grants a part of the revocation budget.
+    NoGrant,
     StepDeadline,
     Stopping,
     Damaged,
@@ -86,7 +88,7 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Unavailable,
         Self::Throttled,
         Self::Unauthorized,
@@ -97,6 +99,7 @@ impl Why {
         Self::SurplusLeft,
         Self::DirectivesStale,
         Self::LedgerUnavailable,
+        Self::NoGrant,
         Self::StepDeadline,
         Self::Stopping,
         Self::Damaged,
@@ -120,6 +123,7 @@ impl Why {
             Self::SurplusLeft => "surplus_left",
             Self::DirectivesStale => "directives_stale",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::NoGrant => "no_grant",
             Self::StepDeadline => "step_deadline",
             Self::Stopping => "stopping",
             Self::Damaged => "damaged",

@@ -3,7 +3,11 @@
 mod allowance;
 mod calls;
 mod coalesce;
+mod ending;
+mod evictions;
+mod evidence;
 pub mod fleet;
+mod guard;
 mod health;
 mod lanes;
 mod rate;
@@ -18,11 +22,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+pub use self::evictions::eviction_of;
+pub use self::guard::Brakes;
 pub use self::health::TenantState;
 pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnforcer};
 
 use self::calls::Calls;
 use self::coalesce::Coalescer;
+use self::guard::Guard;
 use self::health::Health;
 use self::lanes::Lanes;
 use self::rate::RateGate;
@@ -54,6 +61,7 @@ pub struct WorkerParts {
     pub queue: Arc<dyn Queue>,
     pub directives: Arc<dyn Directives>,
     pub ledger: Arc<dyn Ledger>,
+    pub brakes: Brakes,
     pub config: WorkerConfig,
     pub clock: Clock,
     pub metrics: Metrics,
@@ -67,12 +75,13 @@ pub struct TenantWorker {
 
 impl TenantWorker {
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { tenant, provider, rate, queue, directives, ledger, config, clock, metrics } = parts;
+        let WorkerParts { tenant, provider, rate, queue, directives, ledger, brakes, config, clock, metrics } = parts;
         metrics.announce(&tenant);
         let health = Health::new(tenant.clone(), metrics.clone());
         let calls =
             Calls { tenant: tenant.clone(), provider, gate: RateGate::new(rate), health, metrics: metrics.clone() };
-        let enforcer = TenantEnforcer { tenant, calls, directives, ledger, config, clock, metrics };
+        let guard = Guard::new(&brakes);
+        let enforcer = TenantEnforcer { tenant, calls, directives, ledger, brakes, guard, config, clock, metrics };
         Self { queue, enforcer: Arc::new(enforcer) }
     }
 
@@ -83,6 +92,7 @@ impl TenantWorker {
 
     /// Works until it is told to stop; then finishes what it began, within the drain time, and gives back the rest.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.enforcer.remember_evictions().await;
         while !stop.is_cancelled() {
             match self.enforcer.calls.health.state() {
                 TenantState::Running => self.consume(&stop).await?,
