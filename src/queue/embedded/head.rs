@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use rusqlite::Connection;
 
 use super::salvage::is_passing;
-use super::wal::PAGE_BYTES;
+use crate::sqlite::wal::PAGE_BYTES;
 
 const HEADER_BYTES: usize = 100;
 /// Where the header says how many pages the file has.

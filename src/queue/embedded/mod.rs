@@ -6,7 +6,6 @@ mod engine;
 mod head;
 mod salvage;
 mod store;
-mod wal;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

@@ -9,10 +9,10 @@ use rusqlite::{Connection, Row};
 use super::body::StoredBody;
 use super::head;
 use super::store::{Log, Store, StoredMessage, key_range};
-use super::wal::{self, Found};
 use crate::message::{self, Remains};
 use crate::model::{Lane, TenantId};
 use crate::queue::Why;
+use crate::sqlite::wal::{self, Found};
 use crate::sqlite::{self, beside};
 
 /// The widest step over an unreadable stretch of keys; after it the rest of the table is given up.
@@ -29,22 +29,11 @@ fn is_marked(path: &Path) -> bool {
     beside(path, ".damaged").exists()
 }
 
-/// Whether rows are to be carried over before the file is used: it was marked, or shows damage that SQLite would not
-/// tell from a file of somebody else's, or from the end of its log.
+/// Whether rows are to be carried over before the file is opened: it was marked, or SQLite would take it for somebody
+/// else's.
 pub(super) fn is_due(path: &Path) -> anyhow::Result<bool> {
-    let looked = || {
-        let has_lost_its_head = head::is_lost(path)?;
-        Ok::<_, std::io::Error>((has_lost_its_head, wal::look(path)?))
-    };
-    let (has_lost_its_head, log) =
-        looked().with_context(|| format!("cannot read the queue file {}", path.display()))?;
-    if log == Found::Unfinished {
-        tracing::warn!(
-            "the last commit in the queue's log is not whole. After a power failure that is as it should be, and nobody \
-             was told that it is kept; if there was none, the disk has damaged it"
-        );
-    }
-    Ok(is_marked(path) || has_lost_its_head || matches!(log, Found::Broken(_)))
+    let is_lost = head::is_lost(path).with_context(|| format!("cannot read the queue file {}", path.display()))?;
+    Ok(is_lost || is_marked(path))
 }
 
 /// Where the file was marked as damaged: sets it aside and carries its readable rows over.

@@ -1,4 +1,4 @@
-//! The write-ahead log of the queue file, read by ourselves: SQLite takes a broken frame for the log's end, and drops
+//! The write-ahead log of a file, read by ourselves: SQLite takes a broken frame for the log's end, and drops
 //! whatever was committed behind it without a word.
 //!
 //! The form is SQLite's (fileformat2, section 4): a header, then frames of one page each. The sums of a frame go on from
@@ -9,10 +9,10 @@ use std::io::{self, BufReader, ErrorKind, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use crate::sqlite::beside;
+use super::beside;
 
-/// The queue's page size: what SQLite takes when nobody asks for another.
-pub(super) const PAGE_BYTES: u16 = 4096;
+/// The page size of our files: what SQLite takes when nobody asks for another.
+pub(crate) const PAGE_BYTES: u16 = 4096;
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 /// With sums of little-endian words; with big-endian ones it is odd.
@@ -24,7 +24,7 @@ type Pair = (u32, u32);
 
 /// What a look at the log finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Whole,
     /// The last commit is not whole. After a power failure that is as it should be: nobody was told that it is kept.
     Unfinished,
@@ -33,9 +33,9 @@ pub(super) enum Found {
 
 /// A place behind which SQLite would read nothing, although there are commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Break {
+pub(crate) struct Break {
     /// Where it is, in frames.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// Up to the last commit.
     frames: u64,
     salts: Pair,
@@ -86,7 +86,7 @@ impl Frame {
 }
 
 /// Looks through the log of this file to its very end.
-pub(super) fn look(path: &Path) -> io::Result<Found> {
+pub(crate) fn look(path: &Path) -> io::Result<Found> {
     let mut log = match File::open(beside(path, "-wal")) {
         Ok(log) => BufReader::with_capacity(1 << 20, log),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Whole),
@@ -130,7 +130,7 @@ pub(super) fn look(path: &Path) -> io::Result<Found> {
 
 /// Makes the log one that SQLite reads up to its last commit, whatever the broken frames may hold: what is wrong in
 /// them, rows tell by their own sums. A crash in the middle leaves a log that is broken where this has come to.
-pub(super) fn mend(path: &Path, broken: Break) -> io::Result<()> {
+pub(crate) fn mend(path: &Path, broken: Break) -> io::Result<()> {
     let log = File::options().read(true).write(true).open(beside(path, "-wal"))?;
     let Break { frames, salts, big_endian, .. } = broken;
     let mut header = [0; HEADER_BYTES];
