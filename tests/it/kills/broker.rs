@@ -7,7 +7,7 @@ use soloist::model::TenantId;
 use super::table::Table;
 use super::trap::Step;
 use super::{DRAIN_PATIENCE, Moment, Site, kills, start};
-use crate::rabbitmq::{broker_or_skip, waiting};
+use crate::rabbitmq::{QUIET_LOOKS, broker_or_skip, waiting};
 use crate::support::broker::Broker;
 use crate::support::process::Serving;
 
@@ -18,7 +18,7 @@ fn variables(url: &str) -> Vec<(String, String)> {
 
 /// Waits until nothing is left in any queue of the virtual host and in the journals of these processes.
 async fn quiet(broker: &Broker, vhost: &str, processes: &[&Serving]) {
-    let mut left = None;
+    let (mut left, mut quiet_looks) = (None, 0);
     let quiet = tokio::time::timeout(DRAIN_PATIENCE, async {
         let mut pause = tokio::time::interval(Duration::from_millis(100));
         loop {
@@ -30,7 +30,8 @@ async fn quiet(broker: &Broker, vhost: &str, processes: &[&Serving]) {
                 messages += status["broker"]["spool_messages"].as_u64().unwrap();
             }
             left = Some(messages);
-            if messages == 0 {
+            quiet_looks = if messages == 0 { quiet_looks + 1 } else { 0 };
+            if quiet_looks == QUIET_LOOKS {
                 return;
             }
         }

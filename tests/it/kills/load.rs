@@ -13,6 +13,8 @@ use super::trap::{Step, Trap};
 use crate::support::{process, soon};
 
 const SENDERS: usize = 8;
+/// An answer that takes longer is none: nobody knows what has the port of a process that was killed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Every so manieth user logs in twice at once.
 const TWICE: usize = 4;
 
@@ -41,7 +43,7 @@ impl Load {
             sandbox: Arc::clone(sandbox),
             trap: Arc::clone(trap),
             door: door.clone(),
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            client: reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().unwrap(),
             users: AtomicUsize::new(0),
             accepted: Mutex::default(),
             stop: watch::Sender::new(false),

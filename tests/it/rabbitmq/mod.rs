@@ -10,4 +10,4 @@ mod table;
 mod tenants;
 
 pub(crate) use self::brokers::broker_or_skip;
-pub(crate) use self::scenario::waiting;
+pub(crate) use self::scenario::{QUIET_LOOKS, waiting};
