@@ -10,15 +10,17 @@ mod cli;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
-mod durability;
-#[cfg(test)]
 mod enforcement;
 #[cfg(test)]
 mod fleet;
+#[cfg(test)]
+mod kills;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
