@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use soloist::ledger::SqliteLedger;
+use soloist::ledger::{LedgerOptions, SqliteLedger};
 use soloist::model::LoginEvent;
 use soloist::queue::Queue as _;
 use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue, QueueThread};
@@ -115,8 +115,7 @@ impl Service {
     fn open(folder: &Path) -> anyhow::Result<Self> {
         let around = Surroundings::new(CONCURRENCY)?;
         let (queue, thread) = EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder), around.clock)?;
-        let decisions_max = around.config.ledger.decisions_max;
-        let (ledger, _) = SqliteLedger::open(folder, decisions_max, false, around.clock)?;
+        let (ledger, _) = SqliteLedger::open(&LedgerOptions::in_dir(folder), around.clock)?;
         Ok(Self { queue, thread, ledger: Arc::new(ledger), around })
     }
 

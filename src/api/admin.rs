@@ -16,12 +16,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use super::dead_letters;
 use super::directives::{self, Deciding};
 use super::host::{self, Hosts};
+use super::{dead_letters, ledger};
 use crate::clock::Clock;
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, SqliteLedger};
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
@@ -39,6 +39,8 @@ pub struct Admin {
     /// `None` where another process, the control, keeps them.
     pub dead_letters: Option<Arc<dyn DeadLetters>>,
     pub ledger: Arc<dyn Ledger>,
+    /// The same where this process keeps it, for what only its file can tell.
+    pub own_ledger: Option<SqliteLedger>,
     /// `None` where another process, the control, decides.
     pub deciding: Option<Deciding>,
     pub clock: Clock,
@@ -58,6 +60,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/v1/dead-letters", get(dead_letters::list))
         .route("/admin/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/admin/v1/dead-letters/drop", post(dead_letters::discard))
+        .merge(ledger::routes())
         .route("/admin/v1/directives", get(directives::list).put(directives::put))
         .route("/admin/v1/directives/{*key}", axum::routing::delete(directives::remove))
         .route("/admin/v1/budget", get(directives::budget))
@@ -73,8 +76,10 @@ const NO_KEY: Problem = Problem::new(
     "admin_key",
     "send the key in data_dir/admin.key as a Bearer token in the Authorization header",
 );
-const BAD_UID: Problem = Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
-const BAD_SESSION: Problem = Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
+pub(super) const BAD_UID: Problem =
+    Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
+pub(super) const BAD_SESSION: Problem =
+    Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
 const NO_TENANT: Problem =
     Problem::new(StatusCode::NOT_FOUND, "tenant", "no such tenant is configured: name one with ?tenant=");
 const NO_SESSION: Problem = Problem::new(StatusCode::NOT_FOUND, "no_session", "the user has no such session");
@@ -98,7 +103,7 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     next.run(request).await
 }
 
-const ELSEWHERE: Problem = Problem::new(
+pub(super) const ELSEWHERE: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "elsewhere",
     "this process keeps neither dead letters nor decisions: ask the one that runs with --role control",
@@ -252,10 +257,7 @@ async fn decisions(
     let (tenant, _, user) = admin.subject(&uid, &OfTenant { tenant: query.tenant })?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
     admin.dead_letters()?;
-    let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(|error| {
-        tracing::error!("the ledger cannot be read: {:#}", anyhow::Error::new(error));
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be read now")
-    })?;
+    let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(ledger::ledger_problem)?;
     Ok(Json(json!({ "uid": user.as_str(), "decisions": recent })))
 }
 

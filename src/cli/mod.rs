@@ -8,13 +8,17 @@ mod decide;
 pub mod demo;
 mod directives;
 mod healthcheck;
+mod ledger;
 mod output;
+mod policy;
 mod sandbox;
 mod send;
 mod serve;
+mod simulate;
 mod spool;
 mod users;
 mod web;
+mod why;
 
 use std::io;
 use std::path::PathBuf;
@@ -57,6 +61,10 @@ enum Command {
     Enforce(users::EnforceArgs),
     Revoke(users::RevokeArgs),
     Decisions(users::DecisionsArgs),
+    Why(why::WhyArgs),
+    Ledger(ledger::LedgerArgs),
+    Simulate(simulate::SimulateArgs),
+    Policy(policy::PolicyArgs),
     Send(send::SendArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Spool(spool::SpoolArgs),
@@ -136,6 +144,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enforce(args) => users::enforce(args, source).await,
         Command::Revoke(args) => users::revoke(args, source).await,
         Command::Decisions(args) => users::decisions(args, source).await,
+        Command::Why(args) => why::run(args, source).await,
+        Command::Ledger(args) => ledger::run(args, source).await,
+        Command::Simulate(args) => simulate::run(args, source).await,
+        Command::Policy(args) => policy::run(args, source).await,
         Command::Send(args) => send::run(args, source).await,
         Command::DeadLetters(args) => dead_letters::run(args, source).await,
         Command::Spool(args) => spool::run(args, source).await,

@@ -6,9 +6,11 @@
 
 mod brakes;
 mod grammar;
+mod ledger;
 mod mistake;
 mod options;
 mod policies;
+mod policy_file;
 mod rabbitmq;
 mod reader;
 mod settings;
@@ -26,9 +28,11 @@ use serde_json::Value;
 
 pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig, Revocations};
 pub use self::grammar::{Grammar, duration};
+pub use self::ledger::LedgerConfig;
 pub use self::mistake::{ConfigError, Mistake};
 pub use self::options::{OptionDoc, options};
 pub use self::policies::WrittenPolicies;
+pub use self::policy_file::PolicyFile;
 pub use self::rabbitmq::{Backend, RabbitmqConfig};
 use self::reader::Reader;
 pub use self::settings::{Origin, toml_value};
@@ -159,14 +163,6 @@ pub struct AdminConfig {
     pub insecure: bool,
 }
 
-/// `[ledger]`: the evidence that is kept.
-#[derive(Clone, Debug)]
-pub struct LedgerConfig {
-    pub decisions_max: u64,
-    /// For workers that send their records to the control process.
-    pub required: bool,
-}
-
 /// `[telemetry]`: what is logged, and how.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
@@ -235,10 +231,7 @@ impl Config {
             budget: brakes::read_budget(&mut reader),
             guard: brakes::read_guard(&mut reader),
             admin: read_admin(&mut reader),
-            ledger: LedgerConfig {
-                decisions_max: reader.take("ledger.decisions_max"),
-                required: reader.take("ledger.required"),
-            },
+            ledger: ledger::read(&mut reader),
             telemetry: TelemetryConfig {
                 log: reader.take("telemetry.log"),
                 log_format: reader.take("telemetry.log_format"),

@@ -24,6 +24,10 @@ mod kills;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
+mod ledger_chain;
+#[cfg(test)]
+mod ledger_open;
+#[cfg(test)]
 mod ledger_records;
 #[cfg(test)]
 mod loginradius;
@@ -49,6 +53,8 @@ mod sandbox;
 mod sandbox_faults;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod simulate;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
