@@ -18,6 +18,8 @@ mod enforcement;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod known_users;
+#[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod ledger_records;
