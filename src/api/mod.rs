@@ -3,6 +3,7 @@
 pub mod admin;
 mod dead_letters;
 mod host;
+mod known;
 pub mod probes;
 
 pub use self::host::Hosts;

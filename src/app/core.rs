@@ -183,6 +183,7 @@ impl Core {
             queue: Arc::clone(&self.queue),
             dead_letters: self.dead_letters.clone(),
             ledger: Arc::clone(&self.ledger),
+            users: self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone()),
             key,
             hosts,
         })

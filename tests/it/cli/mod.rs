@@ -3,6 +3,7 @@
 mod data;
 mod offline;
 mod service;
+mod users;
 
 use std::path::Path;
 use std::process::Stdio;
