@@ -50,4 +50,6 @@ mod secrets;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod sweep;
+#[cfg(test)]
 mod webhook;
