@@ -109,8 +109,12 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
     let private = core.admin_router_for(admin_key.clone(), hosts).merge(probes::private_router(probes(&core), hosts));
-    let private_server =
-        ServerConfig { header_timeout: ADMIN_HEADER_TIMEOUT, connections_max: http::ADMIN_CONNECTIONS_MAX, tls: None };
+    let private_server = ServerConfig {
+        header_timeout: ADMIN_HEADER_TIMEOUT,
+        stall_timeout: http::STALL_TIMEOUT,
+        connections_max: http::ADMIN_CONNECTIONS_MAX,
+        tls: None,
+    };
     let private = Listener::bind(config.admin.listen, private, private_server)?;
     admin_addr::write(&config.data_dir, private.addr)?;
     Ok(App { core, roles, public, private, admin_key })
@@ -148,9 +152,17 @@ async fn public_listener(config: &Config, core: &Core) -> anyhow::Result<Listene
         .merge(probes::public_router(probes(core)))
         .fallback(async || http::NO_ROUTE)
         .method_not_allowed_fallback(async || http::WRONG_METHOD);
+    let connections_max = http::connections_that_fit(config.webhook.connections_max);
+    if connections_max < config.webhook.connections_max {
+        tracing::warn!(
+            "the limit of open files leaves room for {connections_max} connections only, not webhook.connections_max: \
+             raise it (ulimit -n, or LimitNOFILE)"
+        );
+    }
     let server = ServerConfig {
         header_timeout: config.webhook.header_timeout,
-        connections_max: config.webhook.connections_max,
+        stall_timeout: http::STALL_TIMEOUT,
+        connections_max,
         tls,
     };
     Listener::bind(config.webhook.listen, router, server)
