@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "worker",
         &["model", "policy", "retry", "queue", "provider", "ledger", "directives", "clock", "telemetry", "config"],
     ),
+    ("sweep", &["model", "policy", "queue", "ledger", "directives", "clock", "telemetry"]),
     (
         "api",
         &[
@@ -58,6 +59,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "webhook",
             "queue",
             "worker",
+            "sweep",
             "policy",
             "retry",
             "provider",

@@ -4,6 +4,7 @@ pub mod admin;
 mod dead_letters;
 mod directives;
 mod host;
+mod known;
 pub mod probes;
 
 pub use self::directives::Deciding;

@@ -24,6 +24,7 @@ use crate::model::TenantId;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
 use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles, Records};
 use crate::queue::{DeadLetters, Queue};
+use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
 use crate::worker::{TenantEnforcer, TenantWorker, WorkerParts};
 
@@ -45,6 +46,8 @@ pub struct Core {
     pub(super) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) own_ledger: Option<(SqliteLedger, LedgerThread)>,
+    /// Where this process keeps the ledger and the sweep is on.
+    pub(super) sweep: Option<Sweep>,
     pub(super) deciding: Deciding,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
@@ -91,6 +94,7 @@ impl Core {
             dead_letters,
             ledger,
             own_ledger,
+            sweep: None,
             deciding,
             metrics,
             clock,
@@ -100,6 +104,9 @@ impl Core {
             core.workers = core.make_workers(config)?;
         }
         core.broker = broker.map(|(_, task)| core.put_to_work(task, roles));
+        if matches!(purpose, Purpose::Serve(_)) {
+            core.sweep = core.make_sweep(config);
+        }
         Ok(core)
     }
 
@@ -150,6 +157,18 @@ impl Core {
         Ok(workers)
     }
 
+    fn make_sweep(&self, config: &Config) -> Option<Sweep> {
+        Some(Sweep {
+            tenants: config.tenants.keys().cloned().collect(),
+            interval: config.sweep.interval?,
+            users: self.own_ledger.as_ref()?.0.clone(),
+            queue: Arc::clone(&self.queue),
+            directives: Arc::clone(&self.deciding.live) as _,
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+        })
+    }
+
     /// For commands that look or act while no instance runs; `None` where one holds the data folder.
     ///
     /// # Errors
@@ -187,6 +206,7 @@ impl Core {
                 Some(api::Deciding { control: self.deciding.control()?, ledger: ledger.clone() })
             }),
             clock: self.clock,
+            users: self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone()),
             key,
             hosts,
         })

@@ -201,7 +201,7 @@ impl App {
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let keeper = self.core.keeper();
-        let Core { journal, journal_thread, own_ledger, broker, workers, .. } = self.core;
+        let Core { journal, journal_thread, own_ledger, broker, workers, sweep, .. } = self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
             parts.add("keeper of directives", keeper.run(stop.clone()));
@@ -214,6 +214,9 @@ impl App {
             for (tenant, worker) in workers {
                 parts.add(&format!("worker of tenant {tenant}"), worker.run(stop.clone()));
             }
+        }
+        if let Some(sweep) = sweep {
+            parts.add("sweep", sweep.run(stop.clone()));
         }
         let (ledger, ledger_thread) = own_ledger.unzip();
         let late = CancellationToken::new();

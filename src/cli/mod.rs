@@ -8,6 +8,7 @@ mod decide;
 pub mod demo;
 mod directives;
 mod healthcheck;
+mod known;
 mod output;
 mod sandbox;
 mod send;
@@ -57,6 +58,7 @@ enum Command {
     Enforce(users::EnforceArgs),
     Revoke(users::RevokeArgs),
     Decisions(users::DecisionsArgs),
+    Users(known::UsersArgs),
     Send(send::SendArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Spool(spool::SpoolArgs),
@@ -136,6 +138,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enforce(args) => users::enforce(args, source).await,
         Command::Revoke(args) => users::revoke(args, source).await,
         Command::Decisions(args) => users::decisions(args, source).await,
+        Command::Users(args) => known::run(args, source).await,
         Command::Send(args) => send::run(args, source).await,
         Command::DeadLetters(args) => dead_letters::run(args, source).await,
         Command::Spool(args) => spool::run(args, source).await,

@@ -7,6 +7,7 @@ mod record;
 mod remote;
 mod seen;
 mod sqlite;
+mod users;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ pub use self::record::BadRecord;
 pub use self::remote::{Courier, RemoteLedger};
 pub use self::seen::SeenSession;
 pub use self::sqlite::{LedgerThread, SqliteLedger};
+pub use self::users::{Imported, KnownUser, Seen, Source, UserCount};
 use crate::model::{Reason, SessionId, TenantId, UserId};
 use crate::policy::{Decision, ReasonCode};
 
@@ -121,6 +123,10 @@ pub trait Ledger: Send + Sync {
 
     /// Closes an intent with what came of it.
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError>;
+
+    /// Returns only when the user is durably known to have been seen, or that is lost where it is allowed. An event is
+    /// settled after it, so that a user of whom one was ever accepted is known to the sweep.
+    async fn seen(&self, tenant: &TenantId, user: &UserId, seen: Seen) -> Result<(), LedgerError>;
 
     /// The last decisions about a user, newest first, as JSON objects.
     async fn recent(

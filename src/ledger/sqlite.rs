@@ -1,7 +1,7 @@
 //! The ledger of this machine: one SQLite file, written by one thread that commits what has gathered.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc as commands;
+use std::sync::{Arc, mpsc as commands};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use super::held;
 use super::record::{self, BadRecord, Record, StoredIntent, StoredOutcome};
-use super::{Held, Intent, IntentId, Ledger, LedgerError, Outcome};
+use super::users::{self, Users};
+use super::{Held, Intent, IntentId, Ledger, LedgerError, Outcome, Seen};
 use crate::clock::Clock;
 use crate::model::{TenantId, UserId};
 use crate::sqlite::{self, Format};
@@ -22,7 +23,7 @@ const FORMAT: Format = Format {
     name: "ledger",
     application_id: 0x536f_6c6c,
     schema: SCHEMA,
-    migrations: &[RECORDS, SESSIONS, held::INDEX],
+    migrations: &[RECORDS, SESSIONS, held::INDEX, users::SCHEMA],
 };
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,16 +62,17 @@ ALTER TABLE decisions ADD COLUMN sessions TEXT;
 ALTER TABLE decisions ADD COLUMN held TEXT;
 ";
 
-type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Sends an answer once it is known whether the transaction failed, and how.
-type Answer = Box<dyn FnOnce(Option<&str>)>;
+pub(super) type Answer = Box<dyn FnOnce(Option<&str>)>;
 
 enum Command {
     Intend { intent: Box<Intent>, reply: Reply<IntentId> },
     Outcome { row: i64, outcomes: String, reply: Reply<()> },
     Record { records: Vec<Record>, reply: Reply<()> },
     Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
+    Users(users::Request),
     Held { tenant: TenantId, since: Timestamp, reply: Reply<Vec<UserId>> },
     Ends { tenant: TenantId, since: Timestamp, reply: Reply<Vec<(UserId, serde_json::Value)>> },
     Stop,
@@ -80,6 +82,8 @@ enum Command {
 #[derive(Clone)]
 pub struct SqliteLedger {
     commands: commands::Sender<Command>,
+    pub(super) users: Arc<Users>,
+    pub(super) clock: Clock,
 }
 
 /// Ends when the ledger's thread ends.
@@ -105,16 +109,17 @@ impl SqliteLedger {
         clock: Clock,
     ) -> anyhow::Result<(Self, LedgerThread)> {
         let path = data_dir.join("ledger.db");
-        let db = open(&path, repair)?;
+        let db = open(&path, repair, clock)?;
+        let users = Arc::new(Users::new(path.clone()));
         let (sender, receiver) = commands::channel();
         let keep = i64::try_from(decisions_max).unwrap_or(i64::MAX);
-        let writer = Writer { db, path, repair, keep, clock };
+        let writer = Writer { db, path, repair, keep, clock, users: Arc::clone(&users) };
         let (ended_sender, ended) = oneshot::channel();
         thread::Builder::new().name("ledger".to_owned()).spawn(move || {
             writer.run(&receiver);
             ended_sender.send(()).ok();
         })?;
-        Ok((Self { commands: sender }, LedgerThread { ended }))
+        Ok((Self { commands: sender, users, clock }, LedgerThread { ended }))
     }
 
     /// Takes in what other machines sent, in one transaction: each record once, however often and in whatever order they
@@ -144,6 +149,13 @@ impl SqliteLedger {
         self.commands.send(Command::Stop).ok();
     }
 
+    pub(super) async fn ask_users<T>(
+        &self,
+        request: impl FnOnce(Reply<T>) -> users::Request,
+    ) -> Result<T, LedgerError> {
+        self.ask(|reply| Command::Users(request(reply))).await
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {
         let stopped = || LedgerError(anyhow::anyhow!("the ledger's thread has ended"));
         let (reply, answer) = oneshot::channel();
@@ -171,6 +183,10 @@ impl Ledger for SqliteLedger {
         self.ask(|reply| Command::Outcome { row, outcomes, reply }).await
     }
 
+    async fn seen(&self, tenant: &TenantId, user: &UserId, seen: Seen) -> Result<(), LedgerError> {
+        self.store_seen(tenant, user, seen).await
+    }
+
     async fn recent(
         &self,
         tenant: &TenantId,
@@ -191,9 +207,15 @@ impl Ledger for SqliteLedger {
 }
 
 /// Opens or makes the ledger. A damaged one is set aside: it is evidence, and enforcement does not wait for it.
-fn open(path: &Path, repair: bool) -> anyhow::Result<Connection> {
-    match sqlite::open(path, &FORMAT) {
-        Err(error) if sqlite::is_damage(&error) && repair => begin_anew(path, &error),
+fn open(path: &Path, repair: bool, clock: Clock) -> anyhow::Result<Connection> {
+    let adjusted = |db: Connection| {
+        if repair {
+            users::adjust_times(&db, clock.now_ms())?;
+        }
+        Ok(db)
+    };
+    match sqlite::open(path, &FORMAT).and_then(adjusted) {
+        Err(error) if sqlite::is_damage(&error) && repair => begin_anew(path, &error).and_then(adjusted),
         Err(error) if sqlite::is_damage(&error) => Err(error.context(format!(
             "the ledger {} is damaged: `soloist serve` sets it aside and begins a new one",
             path.display()
@@ -209,7 +231,16 @@ fn begin_anew(path: &Path, damage: &anyhow::Error) -> anyhow::Result<Connection>
         "the ledger was damaged and a new one begins; the damaged file is {}: {damage:#}",
         aside.display()
     );
-    sqlite::open(path, &FORMAT)
+    let mut db = sqlite::open(path, &FORMAT)?;
+    match users::carry_over(&aside, &mut db) {
+        Ok(carried) => tracing::warn!("{carried} known users were carried over from the damaged ledger"),
+        Err(error) => tracing::error!(
+            alarm = "users_lost",
+            "no known users could be carried over from the damaged ledger: import them again with \
+             `soloist users import`: {error}"
+        ),
+    }
+    Ok(db)
 }
 
 struct Writer {
@@ -218,6 +249,7 @@ struct Writer {
     repair: bool,
     keep: i64,
     clock: Clock,
+    users: Arc<Users>,
 }
 
 impl Writer {
@@ -246,6 +278,8 @@ impl Writer {
             self.db = nothing;
             begin_anew(&self.path, error)
         });
+        // Only what is in the new file is known from now on.
+        self.users.cache.clear();
         match opened {
             Ok(db) => self.db = db,
             Err(error) => tracing::error!("the ledger cannot be opened again: {error:#}"),
@@ -272,12 +306,13 @@ impl Writer {
                         after_commit(closed.map(drop), reply, &mut damage)
                     }
                     Command::Record { records, reply } => {
-                        let kept = records.iter().try_for_each(|record| take_in(&transaction, record, keep));
+                        let kept = records.iter().try_for_each(|record| take_in(&transaction, record, keep, now_ms));
                         after_commit(kept, reply, &mut damage)
                     }
                     Command::Recent { tenant, user, limit, reply } => {
                         after_commit(recent(&transaction, &tenant, &user, limit), reply, &mut damage)
                     }
+                    Command::Users(request) => request.apply(&transaction, now_ms, &self.users, &mut damage),
                     Command::Held { tenant, since, reply } => {
                         after_commit(held::users(&transaction, &tenant, since), reply, &mut damage)
                     }
@@ -299,7 +334,7 @@ impl Writer {
 }
 
 /// `failed` takes the first failure of a statement, so that the file is looked after.
-fn after_commit<T: 'static>(
+pub(super) fn after_commit<T: 'static>(
     done: rusqlite::Result<T>,
     reply: Reply<T>,
     failed: &mut Option<rusqlite::Error>,
@@ -351,8 +386,9 @@ fn trim(db: &Connection, newest: i64, keep: i64) -> rusqlite::Result<()> {
 }
 
 /// Whichever half of a record comes first makes the row, the other one fills it up, and a repeated one changes nothing.
-fn take_in(db: &Connection, record: &Record, keep: i64) -> rusqlite::Result<()> {
+fn take_in(db: &Connection, record: &Record, keep: i64, now_ms: i64) -> rusqlite::Result<()> {
     match record {
+        Record::Seen(seen) => return seen.store(db, now_ms),
         Record::Intent(StoredIntent {
             id,
             tenant,

@@ -9,6 +9,7 @@ mod evidence;
 pub mod fleet;
 mod guard;
 mod health;
+mod known;
 mod lanes;
 mod rate;
 mod settle;
@@ -247,7 +248,7 @@ impl Step {
 
     /// Looks and settles. An error is the queue's and ends the worker.
     async fn run(self, enforcer: &TenantEnforcer, lanes: &Lanes, stop: &CancellationToken) -> anyhow::Result<UserId> {
-        let settlements = match enforcer.evaluate(&self.look).await {
+        let settlements = match enforcer.evaluate_and_know(&self.look).await {
             Ok(evaluation) => settle::after_look(&evaluation, &self.deliveries),
             Err(error) => self.after_failure(enforcer, error),
         };

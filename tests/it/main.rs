@@ -22,6 +22,8 @@ mod fleet;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod known_users;
+#[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod ledger_records;
@@ -51,6 +53,8 @@ mod sandbox_faults;
 mod secrets;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod sweep;
 #[cfg(test)]
 mod time;
 #[cfg(test)]
