@@ -153,6 +153,7 @@ impl Core {
                 config: config.worker.clone(),
                 clock: self.clock,
                 metrics: self.metrics.clone(),
+                chance: rand::random,
             });
             workers.insert(id.clone(), worker);
         }
