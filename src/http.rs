@@ -16,6 +16,8 @@ use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::TokioTimer;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
@@ -26,11 +28,34 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How long a connection may rest between two requests. Longer than clients keep theirs (.NET: 60 s), so that it is the
 /// client who closes: a request that meets a connection being closed would be lost, and LoginRadius sends none again.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// [`ServerConfig::stall_timeout`] of our listeners: longer than a network is usually away.
+pub const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often an idle HTTP/2 connection is asked whether it is still there.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Connections that the private listener keeps open at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// Open files that are no public connections: those of the private listener, calls to LoginRadius, the broker, databases.
+/// Were all taken by connections, no worker could call and no file be opened.
+const OTHER_FILES: u64 = 1024;
+
+/// How many of the wanted connections the limit of open files has room for. Raises the limit where that is allowed:
+/// outside of a service manager it often is 1,024, which a single attacker can use up.
+pub fn connections_that_fit(wanted: usize) -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    let needed = (wanted as u64).saturating_add(OTHER_FILES);
+    if limit.current.is_some_and(|soft| soft < needed) {
+        let raised = limit.maximum.map_or(needed, |hard| hard.min(needed));
+        let as_before = limit.current.replace(raised);
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            limit.current = as_before;
+        }
+    }
+    let files = limit.current.unwrap_or(u64::MAX);
+    let room = files.saturating_sub(OTHER_FILES).max(files / 2);
+    usize::try_from(room).map_or(wanted, |room| room.min(wanted))
+}
 
 /// An error answer after RFC 9457. Its text is fixed: nothing of the request or of the inside goes into it.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +109,8 @@ impl Problem {
 pub struct ServerConfig {
     /// From accepting a connection to the end of its first request's headers; the handshake has as much again.
     pub header_timeout: Duration,
+    /// How long what was sent may wait for a client to take it. HTTP has no deadline for this.
+    pub stall_timeout: Duration,
     /// Connections that may be open at once; further ones are closed.
     pub connections_max: usize,
     pub tls: Option<RustlsConfig>,
@@ -114,7 +141,8 @@ pub async fn serve(
     handle: Handle<SocketAddr>,
 ) -> anyhow::Result<()> {
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let limited = LimitedAcceptor { free: Arc::new(Semaphore::new(config.connections_max)) };
+    let free = Arc::new(Semaphore::new(config.connections_max));
+    let limited = LimitedAcceptor { free, stall_timeout: config.stall_timeout };
     match config.tls {
         None => {
             let server = axum_server::from_tcp(listener)?.acceptor(limited).handle(handle);
@@ -150,20 +178,36 @@ fn limit<E>(builder: &mut hyper_util::server::conn::auto::Builder<E>) {
 #[derive(Clone)]
 struct LimitedAcceptor {
     free: Arc<Semaphore>,
+    stall_timeout: Duration,
 }
 
-impl<I, S> Accept<I, S> for LimitedAcceptor {
-    type Stream = I;
+impl<S> Accept<TcpStream, S> for LimitedAcceptor {
+    type Stream = TcpStream;
     type Service = Counted<S>;
-    type Future = Ready<io::Result<(I, Counted<S>)>>;
+    type Future = Ready<io::Result<(TcpStream, Counted<S>)>>;
 
-    fn accept(&self, stream: I, service: S) -> Self::Future {
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let place = Arc::clone(&self.free).try_acquire_owned();
         ready(match place {
-            Ok(place) => Ok((stream, Counted { service, _place: Arc::new(place) })),
+            Ok(place) => end_when_stalled(&stream, self.stall_timeout)
+                .map(|()| (stream, Counted { service, _place: Arc::new(place) })),
             Err(_all_taken) => Err(io::Error::other("the limit of open connections is reached")),
         })
     }
+}
+
+/// Has the system end a connection whose client takes nothing for so long, though it still answers on the line.
+#[cfg(target_os = "linux")]
+fn end_when_stalled(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, milliseconds)?)
+}
+
+/// Other systems have no such option: there a stalled client keeps its place until it goes.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
+fn end_when_stalled(_: &TcpStream, _: Duration) -> io::Result<()> {
+    Ok(())
 }
 
 /// A connection's service, holding the connection's place until it is dropped.

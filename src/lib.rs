@@ -29,6 +29,7 @@
 //! | [`retry`] | after this failure at this attempt: how long to wait |
 //! | [`directives`] | the policies that workers must obey now |
 //! | [`ledger`] | what was decided, what came of it; kept here or sent to the machine that keeps it |
+//! | [`sweep`] | looks at every known user again and again, so that a lost event costs only time |
 //! | [`api`] | the private admin API, probes, metrics |
 //! | [`config`] | every option: name, default, grammar, check |
 //! | [`telemetry`] | the log, and every metric's name |
@@ -79,6 +80,7 @@ pub mod queue;
 pub mod retry;
 pub mod sandbox;
 mod sqlite;
+pub mod sweep;
 pub mod telemetry;
 pub mod webhook;
 pub mod worker;

@@ -86,6 +86,10 @@ pub struct Metrics {
     pub budget_breached: Family<Labels, Gauge>,
     pub budget_granted: Family<Labels, Gauge>,
     pub ledger_lost: Counter,
+    pub sweep_users: Family<Labels, Gauge>,
+    pub sweep_oldest_age: Family<Labels, Gauge>,
+    pub sweep_interval: Family<Labels, Gauge>,
+    pub sweep_looks: Family<Labels, Counter>,
     pub broker_up: Gauge,
     pub broker_delayed: Gauge,
     pub broker_dead: Gauge,
@@ -144,6 +148,10 @@ impl Metrics {
             budget_granted: register
                 .gauge("budget_granted", "Sessions granted to be ended within an hour, at the last grant (tenant)"),
             ledger_lost: Counter::default(),
+            sweep_users: register.gauge("sweep_users", "Users that the sweep knows (tenant)"),
+            sweep_oldest_age: register.gauge_in("sweep_oldest_age", "Longest wait for a look (tenant)", Unit::Seconds),
+            sweep_interval: register.gauge_in("sweep_interval", "How long a sweep takes (tenant)", Unit::Seconds),
+            sweep_looks: register.counter("sweep_looks", "Looks that the sweep asked for (tenant)"),
             broker_up: register.single("broker_up", "1 while the broker takes messages"),
             broker_delayed: register
                 .single("broker_delayed_messages", "Messages of all tenants that wait for their time"),

@@ -70,6 +70,7 @@ impl Surroundings {
             config: self.config.worker.clone(),
             clock: self.clock,
             metrics: self.metrics.clone(),
+            chance: rand::random,
         })
     }
 

@@ -32,7 +32,12 @@ impl Server {
         let router = webhook::router(vec![tenant], queue, limits, clock, Metrics::new());
         let listener = http::bind("127.0.0.1:0".parse()?)?;
         println!("{}", listener.local_addr()?);
-        let config = ServerConfig { header_timeout: Duration::from_secs(5), connections_max: 4_096, tls: None };
+        let config = ServerConfig {
+            header_timeout: Duration::from_secs(5),
+            stall_timeout: http::STALL_TIMEOUT,
+            connections_max: 4_096,
+            tls: None,
+        };
         let handle = Handle::new();
         let mut serving = JoinSet::new();
         serving.spawn(http::serve(listener, router, config, handle.clone()));

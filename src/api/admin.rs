@@ -18,10 +18,10 @@ use subtle::ConstantTimeEq as _;
 
 use super::directives::{self, Deciding};
 use super::host::{self, Hosts};
-use super::{dead_letters, ledger};
+use super::{dead_letters, known, ledger};
 use crate::clock::Clock;
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
-use crate::ledger::{Ledger, SqliteLedger};
+use crate::ledger::{Ledger, LedgerError, SqliteLedger};
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
@@ -39,11 +39,11 @@ pub struct Admin {
     /// `None` where another process, the control, keeps them.
     pub dead_letters: Option<Arc<dyn DeadLetters>>,
     pub ledger: Arc<dyn Ledger>,
-    /// The same where this process keeps it, for what only its file can tell.
-    pub own_ledger: Option<SqliteLedger>,
     /// `None` where another process, the control, decides.
     pub deciding: Option<Deciding>,
     pub clock: Clock,
+    /// The users seen; `None` where another process, the control, keeps them.
+    pub users: Option<SqliteLedger>,
     pub key: SecretString,
     pub hosts: Hosts,
 }
@@ -57,6 +57,9 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/v1/users/{uid}/sessions/{session}", axum::routing::delete(end_session))
         .route("/admin/v1/users/{uid}/enforce", post(enforce))
         .route("/admin/v1/users/{uid}/decisions", get(decisions))
+        .route("/admin/v1/users", get(known::list))
+        .route("/admin/v1/users/count", get(known::count))
+        .route("/admin/v1/users/import", post(known::import))
         .route("/admin/v1/dead-letters", get(dead_letters::list))
         .route("/admin/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/admin/v1/dead-letters/drop", post(dead_letters::discard))
@@ -103,10 +106,10 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     next.run(request).await
 }
 
-pub(super) const ELSEWHERE: Problem = Problem::new(
+const ELSEWHERE: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "elsewhere",
-    "this process keeps neither dead letters nor decisions: ask the one that runs with --role control",
+    "this process keeps neither dead letters nor decisions nor users: ask the one that runs with --role control",
 );
 
 impl Admin {
@@ -115,19 +118,22 @@ impl Admin {
         self.dead_letters.as_deref().ok_or(ELSEWHERE)
     }
 
-    fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
-        let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
-        let tenant = self.tenant(of.tenant.as_deref())?;
-        let enforcer = self.tenants.get(&tenant).ok_or(NO_TENANT)?;
-        Ok((tenant, enforcer, user))
+    /// The control process keeps the users seen of all.
+    pub(super) fn users(&self) -> Result<&SqliteLedger, Problem> {
+        self.users.as_ref().ok_or(ELSEWHERE)
     }
 
-    /// The tenant of this name; without one the default tenant, or the only one.
-    pub(super) fn tenant(&self, name: Option<&str>) -> Result<TenantId, Problem> {
-        let only = || (name.is_none() && self.tenants.len() == 1).then(|| self.tenants.first_key_value()).flatten();
-        let id = TenantId::parse(name.unwrap_or(TenantId::DEFAULT)).ok();
-        let found = id.and_then(|id| self.tenants.get_key_value(&id)).or_else(only);
-        found.map(|(tenant, _)| tenant.clone()).ok_or(NO_TENANT)
+    /// The tenant that is named, without a name the default one, or the only one.
+    pub(super) fn tenant(&self, named: Option<&str>) -> Result<(&TenantId, &Arc<TenantEnforcer>), Problem> {
+        let name = named.unwrap_or(TenantId::DEFAULT);
+        let only = || (named.is_none() && self.tenants.len() == 1).then(|| self.tenants.first_key_value()).flatten();
+        TenantId::parse(name).ok().and_then(|id| self.tenants.get_key_value(&id)).or_else(only).ok_or(NO_TENANT)
+    }
+
+    fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
+        let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
+        let (tenant, enforcer) = self.tenant(of.tenant.as_deref())?;
+        Ok((tenant.clone(), enforcer, user))
     }
 }
 
@@ -257,7 +263,7 @@ async fn decisions(
     let (tenant, _, user) = admin.subject(&uid, &OfTenant { tenant: query.tenant })?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
     admin.dead_letters()?;
-    let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(ledger::ledger_problem)?;
+    let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(ledger_problem)?;
     Ok(Json(json!({ "uid": user.as_str(), "decisions": recent })))
 }
 
@@ -302,6 +308,12 @@ fn shown(tenant: &TenantId, user: &UserId, enforcer: &TenantEnforcer, evaluation
 pub(super) fn queue_problem(error: QueueError) -> Problem {
     tracing::error!("the queue cannot be asked: {:#}", anyhow::Error::new(error));
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "queue", "the queue cannot be asked now")
+}
+
+/// The answer says whose turn it is; the log has the cause.
+pub(super) fn ledger_problem(error: LedgerError) -> Problem {
+    tracing::error!("the ledger cannot be asked: {:#}", anyhow::Error::new(error));
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be asked now")
 }
 
 /// The answer says whose turn it is; the log has the cause.

@@ -101,7 +101,7 @@ pub(super) async fn resume(
     Query(of): Query<OfTenant>,
     Json(word): Json<Word>,
 ) -> Result<Json<Value>, Failure> {
-    let tenant = admin.tenant(of.tenant.as_deref())?;
+    let tenant = admin.tenant(of.tenant.as_deref())?.0.clone();
     let resumed = admin.deciding()?.control.resume(&tenant, &word.owner, &word.reason).await?;
     let Some(brake) = resumed else {
         return Ok(Json(json!({ "resumed": false, "looked_at_again": 0 })));

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::{Admin, BAD_SESSION, BAD_UID};
+use super::admin::{Admin, BAD_SESSION, BAD_UID, ledger_problem};
 use crate::http::Problem;
 use crate::ledger::{ExportFilter, Head, JsonLines, SqliteLedger};
 use crate::model::{SessionId, TenantId, UserId};
@@ -57,8 +57,7 @@ async fn of_session(
     Query(of): Query<OfTenant>,
 ) -> Result<Json<Value>, Problem> {
     let session = SessionId::parse(&session).map_err(|_grammar| BAD_SESSION)?;
-    admin.own_ledger()?;
-    let decisions = admin.ledger.by_session(&of.or_default(&admin)?, session).await.map_err(ledger_problem)?;
+    let decisions = admin.own_ledger()?.by_session(&of.or_default(&admin)?, session).await.map_err(ledger_problem)?;
     Ok(Json(json!({ "session": session.to_string(), "decisions": decisions })))
 }
 
@@ -120,20 +119,20 @@ struct VerifyQuery {
 
 async fn verify(State(admin): State<Arc<Admin>>, Query(query): Query<VerifyQuery>) -> Result<Json<Value>, Problem> {
     let head = query.head.map(|head| head.parse::<Head>()).transpose().map_err(|_grammar| BAD_HEAD)?;
-    let verified = admin.own_ledger()?.verify(head).await.map_err(ledger_problem)?;
+    let verified = admin.own_ledger()?.verify(head).await.map_err(|error| unreadable(&error))?;
     Ok(Json(json!(verified)))
 }
 
 /// The answer says whose turn it is; the log has the cause.
-pub(super) fn ledger_problem(error: impl Into<anyhow::Error>) -> Problem {
-    tracing::error!("the ledger cannot be read: {:#}", error.into());
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be read now; the log says why")
+fn unreadable(error: &anyhow::Error) -> Problem {
+    tracing::error!("the ledger cannot be checked: {error:#}");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be checked now; the log says why")
 }
 
 impl Admin {
     /// The control process keeps the ledger of all.
     fn own_ledger(&self) -> Result<&SqliteLedger, Problem> {
-        self.own_ledger.as_ref().ok_or(super::admin::ELSEWHERE)
+        self.users()
     }
 
     /// The tenant that is meant where none is named.

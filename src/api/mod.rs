@@ -4,6 +4,7 @@ pub mod admin;
 mod dead_letters;
 mod directives;
 mod host;
+mod known;
 mod ledger;
 pub mod probes;
 

@@ -5,7 +5,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use axum::Router;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
@@ -14,16 +13,18 @@ use super::bulletin::{self, Bulletin, Ear};
 use super::deciding::{Deciding, Source};
 use super::fleet::FleetMember;
 use super::keeper::Keeper;
+use super::records::{BrokerCourier, LedgerRecords, Watch};
 use super::{Roles, loginradius};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, Hosts};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
-use crate::ledger::{Courier, Ledger, LedgerOptions, LedgerThread, RemoteLedger, SqliteLedger};
+use crate::ledger::{Ledger, LedgerOptions, LedgerThread, RemoteLedger, SqliteLedger};
 use crate::model::TenantId;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
-use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles, Records};
+use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles};
 use crate::queue::{DeadLetters, Queue};
+use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
 use crate::worker::{TenantEnforcer, TenantWorker, WorkerParts};
 
@@ -47,6 +48,8 @@ pub struct Core {
     pub(super) own_ledger: Option<(SqliteLedger, LedgerThread)>,
     /// Where another process keeps the ledger.
     pub(super) remote_ledger: Option<Arc<RemoteLedger>>,
+    /// Where this process keeps the ledger and the sweep is on.
+    pub(super) sweep: Option<Sweep>,
     pub(super) deciding: Deciding,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
@@ -105,6 +108,7 @@ impl Core {
             ledger,
             own_ledger,
             remote_ledger,
+            sweep: None,
             deciding,
             metrics,
             clock,
@@ -114,13 +118,18 @@ impl Core {
             core.workers = core.make_workers(config)?;
         }
         core.broker = broker.map(|(_, task)| core.put_to_work(task, roles));
+        if matches!(purpose, Purpose::Serve(_)) {
+            core.sweep = core.make_sweep(config);
+        }
         Ok(core)
     }
 
     /// Gives the broker's task what this process does with it.
     fn put_to_work(&mut self, mut task: RabbitTask, roles: Roles) -> RabbitTask {
         if let (true, Some((ledger, _))) = (roles.control, &self.own_ledger) {
-            task.take_records(Arc::new(LedgerRecords(ledger.clone())));
+            let guard = self.deciding.brakes.guard;
+            let watch = self.deciding.control().map(|control| Watch::new(control, guard, self.clock));
+            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch }));
         }
         if self.workers.is_empty() {
             return task;
@@ -158,10 +167,23 @@ impl Core {
                 config: config.worker.clone(),
                 clock: self.clock,
                 metrics: self.metrics.clone(),
+                chance: rand::random,
             });
             workers.insert(id.clone(), worker);
         }
         Ok(workers)
+    }
+
+    fn make_sweep(&self, config: &Config) -> Option<Sweep> {
+        Some(Sweep {
+            tenants: config.tenants.keys().cloned().collect(),
+            interval: config.sweep.interval?,
+            users: self.own_ledger.as_ref()?.0.clone(),
+            queue: Arc::clone(&self.queue),
+            directives: Arc::clone(&self.deciding.live) as _,
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+        })
     }
 
     /// For commands that look or act while no instance runs; `None` where one holds the data folder.
@@ -197,11 +219,11 @@ impl Core {
             queue: Arc::clone(&self.queue),
             dead_letters: self.dead_letters.clone(),
             ledger: Arc::clone(&self.ledger),
-            own_ledger: self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone()),
             deciding: self.own_ledger.as_ref().and_then(|(ledger, _)| {
                 Some(api::Deciding { control: self.deciding.control()?, ledger: ledger.clone() })
             }),
             clock: self.clock,
+            users: self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone()),
             key,
             hosts,
         })
@@ -263,27 +285,4 @@ fn connect_later(
         dedupe_window: config.webhook.dedupe_window,
         clock,
     })
-}
-
-/// Takes the records of a worker to the control process.
-struct BrokerCourier(RabbitQueue);
-
-#[async_trait]
-impl Courier for BrokerCourier {
-    async fn deliver(&self, tenant: &TenantId, record: Vec<u8>) -> anyhow::Result<()> {
-        self.0.deliver_record(tenant, record).await
-    }
-}
-
-/// Writes the records of all workers into the ledger of the control process.
-struct LedgerRecords(SqliteLedger);
-
-#[async_trait]
-impl Records for LedgerRecords {
-    async fn take(&self, records: Vec<Vec<u8>>) -> anyhow::Result<()> {
-        for unreadable in self.0.record(&records).await?.into_iter().filter_map(Result::err) {
-            tracing::warn!("a record for the ledger cannot be read and is left out: {unreadable}");
-        }
-        Ok(())
-    }
 }

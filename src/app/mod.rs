@@ -10,6 +10,7 @@ mod inside;
 mod keeper;
 mod offline;
 mod parts;
+mod records;
 mod reload;
 mod roles;
 mod spool;
@@ -108,8 +109,12 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
     let private = core.admin_router_for(admin_key.clone(), hosts).merge(probes::private_router(probes(&core), hosts));
-    let private_server =
-        ServerConfig { header_timeout: ADMIN_HEADER_TIMEOUT, connections_max: http::ADMIN_CONNECTIONS_MAX, tls: None };
+    let private_server = ServerConfig {
+        header_timeout: ADMIN_HEADER_TIMEOUT,
+        stall_timeout: http::STALL_TIMEOUT,
+        connections_max: http::ADMIN_CONNECTIONS_MAX,
+        tls: None,
+    };
     let private = Listener::bind(config.admin.listen, private, private_server)?;
     admin_addr::write(&config.data_dir, private.addr)?;
     Ok(App { core, roles, public, private, admin_key })
@@ -147,9 +152,17 @@ async fn public_listener(config: &Config, core: &Core) -> anyhow::Result<Listene
         .merge(probes::public_router(probes(core)))
         .fallback(async || http::NO_ROUTE)
         .method_not_allowed_fallback(async || http::WRONG_METHOD);
+    let connections_max = http::connections_that_fit(config.webhook.connections_max);
+    if connections_max < config.webhook.connections_max {
+        tracing::warn!(
+            "the limit of open files leaves room for {connections_max} connections only, not webhook.connections_max: \
+             raise it (ulimit -n, or LimitNOFILE)"
+        );
+    }
     let server = ServerConfig {
         header_timeout: config.webhook.header_timeout,
-        connections_max: config.webhook.connections_max,
+        stall_timeout: http::STALL_TIMEOUT,
+        connections_max,
         tls,
     };
     Listener::bind(config.webhook.listen, router, server)
@@ -200,8 +213,8 @@ impl App {
     ///
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let keeper = self.core.keeper();
-        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, .. } = self.core;
+        let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
+        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, .. } = self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
             parts.add("keeper of directives", keeper.run(stop.clone()));
@@ -212,11 +225,20 @@ impl App {
         }
         if self.roles.worker {
             for (tenant, worker) in workers {
-                parts.add(&format!("worker of tenant {tenant}"), worker.run(stop.clone()));
+                let (heard, stop) = (heard.clone(), stop.clone());
+                parts.add(&format!("worker of tenant {tenant}"), async move {
+                    if let Some(heard) = heard {
+                        heard.first_snapshot(&stop).await;
+                    }
+                    worker.run(stop).await
+                });
             }
         }
         if let Some(ledger) = remote_ledger {
             parts.add("way to the ledger", ledger.carry_notes(stop.clone()));
+        }
+        if let Some(sweep) = sweep {
+            parts.add("sweep", sweep.run(stop.clone()));
         }
         let (ledger, ledger_thread) = own_ledger.unzip();
         let late = CancellationToken::new();

@@ -8,6 +8,7 @@ mod decide;
 pub mod demo;
 mod directives;
 mod healthcheck;
+mod known;
 mod ledger;
 mod output;
 mod policy;
@@ -61,6 +62,7 @@ enum Command {
     Enforce(users::EnforceArgs),
     Revoke(users::RevokeArgs),
     Decisions(users::DecisionsArgs),
+    Users(known::UsersArgs),
     Why(why::WhyArgs),
     Ledger(ledger::LedgerArgs),
     Simulate(simulate::SimulateArgs),
@@ -144,6 +146,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enforce(args) => users::enforce(args, source).await,
         Command::Revoke(args) => users::revoke(args, source).await,
         Command::Decisions(args) => users::decisions(args, source).await,
+        Command::Users(args) => known::run(args, source).await,
         Command::Why(args) => why::run(args, source).await,
         Command::Ledger(args) => ledger::run(args, source).await,
         Command::Simulate(args) => simulate::run(args, source).await,

@@ -24,6 +24,11 @@ pub enum Grammar {
         min: Duration,
         max: Duration,
     },
+    /// A duration, or the word `off`.
+    DurationOrOff {
+        min: Duration,
+        max: Duration,
+    },
     Flag,
     Rate,
     /// The base of an API: https, or plain http on this machine.
@@ -53,6 +58,7 @@ impl fmt::Display for Grammar {
             Self::Duration { min, max } => {
                 write!(f, "a duration from {} to {}, written like 250ms, 5s, 2m, 12h or 30d", short(*min), short(*max))
             }
+            Self::DurationOrOff { min, max } => write!(f, "{}, or off", Self::Duration { min: *min, max: *max }),
             Self::Flag => f.write_str("true or false"),
             Self::Rate => f.write_str("a whole number of at least 1, or \"unlimited\""),
             Self::Url => f.write_str("an https:// address without query (http:// only on this machine)"),
@@ -106,6 +112,16 @@ impl Setting for Duration {
     fn read(value: &Value, grammar: Grammar) -> Option<Self> {
         let duration = duration(value.as_str()?)?;
         matches!(grammar, Grammar::Duration { min, max } if (min..=max).contains(&duration)).then_some(duration)
+    }
+}
+
+impl Setting for Option<Duration> {
+    fn read(value: &Value, grammar: Grammar) -> Option<Self> {
+        let Grammar::DurationOrOff { min, max } = grammar else { return None };
+        match value.as_str() {
+            Some("off") => Some(None),
+            _ => Duration::read(value, Grammar::Duration { min, max }).map(Some),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! path of a file that holds it, in `<key>_file`. `options` has the table that all of this follows, so a new option is
 //! a field here, a line there, and a line in `deploy/soloist.example.toml`.
 
+mod admin;
 mod brakes;
 mod grammar;
 mod ledger;
@@ -14,6 +15,7 @@ mod policy_file;
 mod rabbitmq;
 mod reader;
 mod settings;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::Value;
 
+pub use self::admin::AdminConfig;
 pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig, Revocations};
 pub use self::grammar::{Grammar, duration};
 pub use self::ledger::LedgerConfig;
@@ -37,6 +40,7 @@ pub use self::rabbitmq::{Backend, RabbitmqConfig};
 use self::reader::Reader;
 pub use self::settings::{Origin, toml_value};
 use self::settings::{Settings, chosen_file};
+pub use self::sweep::SweepConfig;
 use crate::model::TenantId;
 
 /// Where a configuration comes from.
@@ -63,6 +67,7 @@ pub struct Config {
     /// At least one.
     pub tenants: BTreeMap<TenantId, TenantConfig>,
     pub worker: WorkerConfig,
+    pub sweep: SweepConfig,
     pub directives: DirectivesConfig,
     pub budget: BudgetConfig,
     pub guard: GuardConfig,
@@ -155,14 +160,6 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
 }
 
-/// `[admin]`: the private listener.
-#[derive(Clone, Debug)]
-pub struct AdminConfig {
-    /// A loopback address, unless `insecure`.
-    pub listen: SocketAddr,
-    pub insecure: bool,
-}
-
 /// `[telemetry]`: what is logged, and how.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
@@ -227,10 +224,11 @@ impl Config {
                 attempts_max: reader.take("worker.attempts_max"),
                 drain_timeout: reader.take("worker.drain_timeout"),
             },
+            sweep: sweep::read(&mut reader),
+            admin: admin::read(&mut reader),
             directives: brakes::read_directives(&mut reader),
             budget: brakes::read_budget(&mut reader),
             guard: brakes::read_guard(&mut reader),
-            admin: read_admin(&mut reader),
             ledger: ledger::read(&mut reader),
             telemetry: TelemetryConfig {
                 log: reader.take("telemetry.log"),
@@ -284,15 +282,6 @@ fn read_queue(reader: &mut Reader) -> QueueConfig {
         messages_max: reader.take("queue.messages_max"),
         batch_max: reader.take("queue.batch_max"),
     }
-}
-
-fn read_admin(reader: &mut Reader) -> AdminConfig {
-    let admin = AdminConfig { listen: reader.take("admin.listen"), insecure: reader.take("admin.insecure") };
-    if !admin.listen.ip().is_loopback() && !admin.insecure {
-        reader
-            .blame("admin.listen", "is not encrypted, so it must be a loopback address, or set admin.insecure = true");
-    }
-    admin
 }
 
 fn read_tenants(reader: &mut Reader) -> BTreeMap<TenantId, TenantConfig> {

@@ -163,6 +163,9 @@ static OPTIONS: &[OptionDoc] = &[
     option("worker.drain_timeout", Some("20s"), seconds(1, 10 * MINUTE),
         "duration; how long started steps may take to finish when the service stops"),
 
+    option("sweep.interval", Some("6h"), Grammar::DurationOrOff { min: Duration::from_secs(1), max: Duration::from_secs(30 * DAY) },
+        "duration; everybody known is looked at once in it at least, whatever became of the events, with the calls left over"),
+
     option("directives.max_age", Some("10m"), seconds(60_000, DAY),
         "duration; a worker that has not heard what was decided at run time for longer ends nobody until it does"),
 

@@ -120,6 +120,13 @@ fn nothing_that_is_written_is_passed_over() {
 }
 
 #[test]
+fn a_name_can_steer_no_terminal() {
+    let lines = mistakes("\"a\\u001b[31m\\n\" = 1", &[KEY, SECRET, ("SOLOIST_B\u{7}\n", "x")]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:?}");
+}
+
+#[test]
 fn a_section_is_a_table() {
     assert_eq!(mistakes("webhook = 5", &[KEY, SECRET]), ["webhook (from file): must be a table"]);
     assert!(load("[webhook]\n[tenants]", &[KEY, SECRET]).is_ok());

@@ -25,6 +25,7 @@ mod rows;
 mod schema;
 mod seen;
 mod sqlite;
+mod users;
 mod verify;
 mod writer;
 
@@ -39,6 +40,7 @@ pub use self::record::BadRecord;
 pub use self::remote::{Courier, RemoteLedger};
 pub use self::seen::SeenSession;
 pub use self::sqlite::{Erased, LedgerOptions, LedgerThread, SqliteLedger};
+pub use self::users::{Imported, KnownUser, Seen, Source, UserCount};
 pub use self::verify::Verified;
 use crate::model::{Reason, SessionId, TenantId, UserId};
 use crate::policy::{Decision, ReasonCode};
@@ -149,6 +151,10 @@ pub trait Ledger: Send + Sync {
     /// Closes an intent with what came of it.
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError>;
 
+    /// Returns only when the user is durably known to have been seen, or that is lost where it is allowed. An event is
+    /// settled after it, so that a user of whom one was ever accepted is known to the sweep.
+    async fn seen(&self, tenant: &TenantId, user: &UserId, seen: Seen) -> Result<(), LedgerError>;
+
     /// The last decisions about a user, newest first, as JSON objects.
     async fn recent(
         &self,
@@ -156,9 +162,6 @@ pub trait Ledger: Send + Sync {
         user: &UserId,
         limit: usize,
     ) -> Result<Vec<serde_json::Value>, LedgerError>;
-
-    /// The decisions that ended a session or would have, newest first, as [`Ledger::recent`] gives them.
-    async fn by_session(&self, tenant: &TenantId, session: SessionId) -> Result<Vec<serde_json::Value>, LedgerError>;
 
     /// The last decisions of a tenant that ended sessions since then, oldest first, as [`Ledger::recent`] shows them;
     /// none where this process keeps no ledger.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
+use super::users::SeenUser;
 use super::{Held, Intent, Outcome, SeenSession, seen};
 use crate::model::{SessionId, TenantId, UserId};
 use crate::policy::{Action, Decision, Witnesses};
@@ -25,6 +26,7 @@ pub struct BadRecord {
 pub(super) enum Record {
     Intent(StoredIntent),
     Outcome(StoredOutcome),
+    Seen(SeenUser),
 }
 
 pub(super) struct StoredIntent {
@@ -91,6 +93,17 @@ pub(super) fn outcome(
     serde_json::to_vec(&WrittenOutcome { id: id.to_string(), tenant, uid, closed_at, outcomes })
 }
 
+/// Writes that a user was seen.
+pub(super) fn seen(seen: &SeenUser) -> serde_json::Result<Vec<u8>> {
+    let seen_at = Timestamp::from_millisecond(seen.at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    serde_json::to_vec(&WrittenSeen {
+        tenant: seen.tenant.as_str(),
+        uid: seen.user.as_str(),
+        seen_at,
+        listed: seen.listed,
+    })
+}
+
 /// Reads a record, or says what is wrong with it. Addresses are left out unless they are to be kept.
 pub(super) fn read(raw: &[u8], keep_ip: bool) -> Result<Record, BadRecord> {
     let bad = |problem| BadRecord { problem };
@@ -101,6 +114,12 @@ pub(super) fn read(raw: &[u8], keep_ip: bool) -> Result<Record, BadRecord> {
     let stored = match serde_json::from_slice(raw).map_err(as_problem)? {
         ReadRecord::Intent(read) => stored_intent(*read, keep_ip).map(Record::Intent),
         ReadRecord::Outcome(read) => stored_outcome(read).map(Record::Outcome),
+        ReadRecord::Seen(read) => Ok(Record::Seen(SeenUser {
+            tenant: read.tenant,
+            user: read.uid,
+            at_ms: read.seen_at.as_millisecond(),
+            listed: read.listed,
+        })),
     };
     stored.map_err(|_error| bad("cannot be written again"))
 }
@@ -164,11 +183,21 @@ struct WrittenOutcome<'a> {
     outcomes: &'a [Outcome],
 }
 
+#[derive(Serialize)]
+#[serde(tag = "record", rename = "seen")]
+struct WrittenSeen<'a> {
+    tenant: &'a str,
+    uid: &'a str,
+    seen_at: Timestamp,
+    listed: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
 enum ReadRecord {
     Intent(Box<ReadIntent>),
     Outcome(ReadOutcome),
+    Seen(ReadSeenUser),
 }
 
 #[derive(Deserialize)]
@@ -233,6 +262,17 @@ struct ReadOutcome {
     uid: UserId,
     closed_at: Timestamp,
     outcomes: Vec<ReadEnd>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadSeenUser {
+    #[serde(deserialize_with = "tenant")]
+    tenant: TenantId,
+    #[serde(deserialize_with = "user")]
+    uid: UserId,
+    seen_at: Timestamp,
+    listed: bool,
 }
 
 /// What [`Decision`] writes, field by field in its order.

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::last::LastRecorded;
-use super::{Intent, IntentId, Ledger, LedgerError, Outcome, record};
+use super::users::{SeenCache, SeenUser, is_due};
+use super::{Intent, IntentId, Ledger, LedgerError, Outcome, Seen, record};
 use crate::clock::Clock;
-use crate::model::{SessionId, TenantId, UserId};
+use crate::model::{TenantId, UserId};
 use crate::telemetry::Metrics;
 
 /// How long a record may take to be durable elsewhere. One that is late may still get there, which is harmless.
@@ -43,6 +44,7 @@ pub struct RemoteLedger {
     last: LastRecorded,
     notes: mpsc::Sender<Note>,
     notes_to_carry: Mutex<Option<mpsc::Receiver<Note>>>,
+    seen: SeenCache,
 }
 
 /// A record that nobody waits for.
@@ -61,6 +63,7 @@ impl RemoteLedger {
             losing: AtomicBool::new(false),
             last: LastRecorded::new(),
             notes,
+            seen: SeenCache::new(),
             notes_to_carry: Mutex::new(Some(to_carry)),
         }
     }
@@ -79,7 +82,8 @@ impl RemoteLedger {
         Ok(())
     }
 
-    async fn send(&self, tenant: &TenantId, record: serde_json::Result<Vec<u8>>) -> Result<(), LedgerError> {
+    /// Whether it was delivered; otherwise it is lost.
+    async fn send(&self, tenant: &TenantId, record: serde_json::Result<Vec<u8>>) -> Result<bool, LedgerError> {
         let limit = if self.losing.load(Ordering::Relaxed) { LOSING_TIMEOUT } else { DELIVER_TIMEOUT };
         let delivered = match record {
             Err(error) => Err(error.into()),
@@ -88,20 +92,24 @@ impl RemoteLedger {
                 .unwrap_or_else(|_late| Err(anyhow::anyhow!("no confirmation within {limit:?}"))),
         };
         match delivered {
-            Ok(()) if self.losing.swap(false, Ordering::Relaxed) => tracing::info!("records reach the ledger again"),
-            Ok(()) => {}
+            Ok(()) => {
+                if self.losing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("records reach the ledger again");
+                }
+                Ok(true)
+            }
             Err(error) if self.required => {
                 self.losing.store(true, Ordering::Relaxed);
-                return Err(LedgerError(error));
+                Err(LedgerError(error))
             }
             Err(error) => {
                 self.metrics.ledger_lost.inc();
                 if !self.losing.swap(true, Ordering::Relaxed) {
                     tracing::error!(alarm = "ledger_lost", "records do not reach the ledger and are lost: {error:#}");
                 }
+                Ok(false)
             }
         }
-        Ok(())
     }
 }
 
@@ -128,7 +136,15 @@ impl Ledger for RemoteLedger {
         let IntentId::Record { id, tenant, user } = intent else {
             return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));
         };
-        self.send(&tenant, record::outcome(id, &tenant, &user, outcomes, self.clock.now())).await
+        self.send(&tenant, record::outcome(id, &tenant, &user, outcomes, self.clock.now())).await.map(drop)
+    }
+
+    async fn seen(&self, tenant: &TenantId, user: &UserId, seen: Seen) -> Result<(), LedgerError> {
+        let seen = SeenUser::of(tenant, user, seen, self.clock);
+        if is_due(&self.seen, &seen) && self.send(tenant, record::seen(&seen)).await? {
+            self.seen.note(tenant, user, seen.at_ms);
+        }
+        Ok(())
     }
 
     async fn recent(
@@ -137,11 +153,7 @@ impl Ledger for RemoteLedger {
         _user: &UserId,
         _limit: usize,
     ) -> Result<Vec<serde_json::Value>, LedgerError> {
-        Err(elsewhere())
-    }
-
-    async fn by_session(&self, _tenant: &TenantId, _session: SessionId) -> Result<Vec<serde_json::Value>, LedgerError> {
-        Err(elsewhere())
+        Err(LedgerError(anyhow::anyhow!("this process keeps no ledger: ask the control process")))
     }
 
     async fn ends_since(
@@ -151,8 +163,4 @@ impl Ledger for RemoteLedger {
     ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError> {
         Ok(Vec::new())
     }
-}
-
-fn elsewhere() -> LedgerError {
-    LedgerError(anyhow::anyhow!("this process keeps no ledger: ask the control process"))
 }

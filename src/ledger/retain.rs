@@ -109,11 +109,7 @@ pub(super) fn forget(
         db.prepare_cached("DELETE FROM decisions WHERE id = ?1")?.execute([id])?;
     }
     keep_ids_from(db, book.next_id)?;
-    let lists_users: bool =
-        db.query_row("SELECT count(*) > 0 FROM sqlite_master WHERE type = 'table' AND name = 'users'", [], |row| {
-            row.get(0)
-        })?;
-    let known = lists_users && db.execute("DELETE FROM users WHERE tenant = ?1 AND uid = ?2", of)? > 0;
+    let known = db.execute("DELETE FROM users WHERE tenant = ?1 AND uid = ?2", of)? > 0;
     Ok(Forgotten { decisions: ids.len() as u64, known })
 }
 

@@ -1,13 +1,13 @@
 //! The ledger's file: its tables, and how an older one comes to them.
 
-use super::held;
+use super::{held, users};
 use crate::sqlite::Format;
 
 pub(super) const FORMAT: Format = Format {
     name: "ledger",
     application_id: 0x536f_6c6c,
     schema: SCHEMA,
-    migrations: &[RECORDS, SESSIONS, held::INDEX, EVIDENCE],
+    migrations: &[RECORDS, SESSIONS, held::INDEX, users::SCHEMA, EVIDENCE],
 };
 
 const SCHEMA: &str = "

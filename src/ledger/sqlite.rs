@@ -16,9 +16,10 @@ use super::last::LastRecorded;
 use super::read::{self, ExportFilter, JsonLines};
 use super::record::{self, BadRecord};
 use super::retain::Retention;
+use super::users::{self, Users};
 use super::verify::{self, Verified};
 use super::writer::{self, Command, Reply, Writer};
-use super::{Intent, IntentId, Ledger, LedgerError, Outcome};
+use super::{Intent, IntentId, Ledger, LedgerError, Outcome, Seen};
 use crate::clock::Clock;
 use crate::model::{SessionId, TenantId, UserId};
 
@@ -68,6 +69,8 @@ pub struct SqliteLedger {
     path: PathBuf,
     key: Key,
     keep_ip: bool,
+    pub(super) users: Arc<Users>,
+    pub(super) clock: Clock,
 }
 
 /// Ends when the ledger's thread ends.
@@ -97,7 +100,8 @@ impl SqliteLedger {
     pub fn open(options: &LedgerOptions, clock: Clock) -> anyhow::Result<(Self, LedgerThread)> {
         let path = options.data_dir.join("ledger.db");
         let key = Key::read_or_make(&options.data_dir, options.key_file.as_deref())?;
-        let (db, book) = writer::open(&path, &key, options.keep_ip, options.repair)?;
+        let (db, book) = writer::open(&path, &key, options.keep_ip, options.repair, clock)?;
+        let users = Arc::new(Users::new(path.clone()));
         let (sender, receiver) = commands::channel();
         let notes_waiting = Arc::<AtomicUsize>::default();
         let writer = Writer {
@@ -112,6 +116,7 @@ impl SqliteLedger {
                 bytes_max: options.bytes_max,
             },
             clock,
+            users: Arc::clone(&users),
             notes_waiting: Arc::clone(&notes_waiting),
             head_told_at_ms: 0,
         };
@@ -121,7 +126,7 @@ impl SqliteLedger {
             ended_sender.send(()).ok();
         })?;
         let last = Arc::new(LastRecorded::new());
-        let ledger = Self { commands: sender, last, notes_waiting, path, key, keep_ip: options.keep_ip };
+        let ledger = Self { commands: sender, last, notes_waiting, path, key, keep_ip: options.keep_ip, users, clock };
         Ok((ledger, LedgerThread { ended }))
     }
 
@@ -163,6 +168,16 @@ impl SqliteLedger {
         verified.await?
     }
 
+    /// The decisions that ended a session or would have, newest first, as [`Ledger::recent`] gives them.
+    pub async fn by_session(
+        &self,
+        tenant: &TenantId,
+        session: SessionId,
+    ) -> Result<Vec<serde_json::Value>, LedgerError> {
+        let tenant = tenant.clone();
+        self.ask(|reply| Command::BySession { tenant, session, reply }).await
+    }
+
     /// The end of the chain. What waited to be written is in the file then.
     pub async fn head(&self) -> Result<Head, LedgerError> {
         self.ask(Command::Head).await
@@ -187,6 +202,13 @@ impl SqliteLedger {
     /// Ends the thread after what was sent to it before.
     pub fn stop(&self) {
         self.commands.send(Command::Stop).ok();
+    }
+
+    pub(super) async fn ask_users<T>(
+        &self,
+        request: impl FnOnce(Reply<T>) -> users::Request,
+    ) -> Result<T, LedgerError> {
+        self.ask(|reply| Command::Users(request(reply))).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {
@@ -232,6 +254,10 @@ impl Ledger for SqliteLedger {
         self.ask(|reply| Command::Outcome { row, outcomes, reply }).await
     }
 
+    async fn seen(&self, tenant: &TenantId, user: &UserId, seen: Seen) -> Result<(), LedgerError> {
+        self.store_seen(tenant, user, seen).await
+    }
+
     async fn recent(
         &self,
         tenant: &TenantId,
@@ -248,10 +274,5 @@ impl Ledger for SqliteLedger {
         since: Timestamp,
     ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError> {
         self.ask(|reply| Command::Ends { tenant: tenant.clone(), since, reply }).await
-    }
-
-    async fn by_session(&self, tenant: &TenantId, session: SessionId) -> Result<Vec<serde_json::Value>, LedgerError> {
-        let tenant = tenant.clone();
-        self.ask(|reply| Command::BySession { tenant, session, reply }).await
     }
 }

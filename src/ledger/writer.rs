@@ -16,6 +16,7 @@ use super::record::Record;
 use super::retain::{self, Forgotten, Retention};
 use super::rows::{self, Book};
 use super::schema::FORMAT;
+use super::users::{self, Users};
 use super::{Intent, IntentId, LedgerError, held, read};
 use crate::clock::Clock;
 use crate::model::{SessionId, TenantId, UserId};
@@ -37,7 +38,7 @@ const HEAD_EVERY_MS: i64 = 24 * 3_600_000;
 pub(super) type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Sends an answer once it is known whether the transaction failed, and how.
-type Answer = Box<dyn FnOnce(Option<&str>)>;
+pub(super) type Answer = Box<dyn FnOnce(Option<&str>)>;
 
 pub(super) enum Command {
     Intend { intent: Box<Intent>, reply: Reply<IntentId> },
@@ -46,6 +47,7 @@ pub(super) enum Command {
     Record { records: Vec<Record>, reply: Reply<()> },
     Recent { tenant: TenantId, user: UserId, limit: usize, reply: Reply<Vec<serde_json::Value>> },
     BySession { tenant: TenantId, session: SessionId, reply: Reply<Vec<serde_json::Value>> },
+    Users(users::Request),
     Held { tenant: TenantId, since: Timestamp, reply: Reply<Vec<UserId>> },
     Ends { tenant: TenantId, since: Timestamp, reply: Reply<Vec<(UserId, serde_json::Value)>> },
     Head(Reply<Head>),
@@ -54,9 +56,21 @@ pub(super) enum Command {
 }
 
 /// Opens or makes the ledger. A damaged one is set aside: it is evidence, and enforcement does not wait for it.
-pub(super) fn open(path: &Path, key: &Key, keep_ip: bool, repair: bool) -> anyhow::Result<(Connection, Book)> {
-    match open_whole(path, key, keep_ip) {
-        Err(error) if sqlite::is_damage(&error) && repair => begin_anew(path, key, keep_ip, &error),
+pub(super) fn open(
+    path: &Path,
+    key: &Key,
+    keep_ip: bool,
+    repair: bool,
+    clock: Clock,
+) -> anyhow::Result<(Connection, Book)> {
+    let adjusted = |(db, book): (Connection, Book)| {
+        if repair {
+            users::adjust_times(&db, clock.now_ms())?;
+        }
+        Ok((db, book))
+    };
+    match open_whole(path, key, keep_ip).and_then(adjusted) {
+        Err(error) if sqlite::is_damage(&error) && repair => begin_anew(path, key, keep_ip, &error).and_then(adjusted),
         Err(error) if sqlite::is_damage(&error) => Err(error.context(format!(
             "the ledger {} is damaged: `soloist serve` sets it aside and begins a new one",
             path.display()
@@ -81,7 +95,16 @@ fn begin_anew(path: &Path, key: &Key, keep_ip: bool, damage: &anyhow::Error) -> 
         "the ledger was damaged and a new one begins; the damaged file is {}: {damage:#}",
         aside.display()
     );
-    open_whole(path, key, keep_ip)
+    let (mut db, book) = open_whole(path, key, keep_ip)?;
+    match users::carry_over(&aside, &mut db) {
+        Ok(carried) => tracing::warn!("{carried} known users were carried over from the damaged ledger"),
+        Err(error) => tracing::error!(
+            alarm = "users_lost",
+            "no known users could be carried over from the damaged ledger: import them again with \
+             `soloist users import`: {error}"
+        ),
+    }
+    Ok((db, book))
 }
 
 pub(super) struct Writer {
@@ -92,6 +115,7 @@ pub(super) struct Writer {
     pub(super) repair: bool,
     pub(super) retention: Retention,
     pub(super) clock: Clock,
+    pub(super) users: Arc<Users>,
     /// Notes that were sent and not taken yet.
     pub(super) notes_waiting: Arc<AtomicUsize>,
     pub(super) head_told_at_ms: i64,
@@ -167,6 +191,8 @@ impl Writer {
             self.db = nothing;
             begin_anew(&self.path, &self.key, self.book.keep_ip, error)
         });
+        // Only what is in the new file is known from now on.
+        self.users.cache.clear();
         match opened {
             Ok((db, book)) => (self.db, self.book) = (db, book),
             Err(error) => tracing::error!("the ledger cannot be opened again: {error:#}"),
@@ -201,6 +227,7 @@ impl Writer {
                         let kept = records.iter().try_for_each(|record| match record {
                             Record::Intent(intent) => rows::take_in_intent(db, book, intent),
                             Record::Outcome(outcome) => rows::take_in_outcome(db, book, outcome),
+                            Record::Seen(seen) => seen.store(db, now_ms),
                         });
                         after_commit(kept, reply, &mut failed)
                     }
@@ -210,6 +237,7 @@ impl Writer {
                     Command::BySession { tenant, session, reply } => {
                         after_commit(read::by_session(db, &tenant, session), reply, &mut failed)
                     }
+                    Command::Users(request) => request.apply(db, now_ms, &self.users, &mut failed),
                     Command::Held { tenant, since, reply } => {
                         after_commit(held::users(db, &tenant, since), reply, &mut failed)
                     }
@@ -248,7 +276,9 @@ impl Writer {
         if forgotten.is_err() {
             self.book.go_back(place);
         }
-        Ok((forgotten?, retain::wipe(&self.db)?))
+        let forgotten = forgotten?;
+        self.users.cache.forget(tenant, user);
+        Ok((forgotten, retain::wipe(&self.db)?))
     }
 
     /// Removes what is too old, and tells the head once a day. Whether there is more to remove.
@@ -279,7 +309,7 @@ impl Writer {
 }
 
 /// `failed` takes the first failure of a statement, which fails the whole transaction.
-fn after_commit<T: 'static>(
+pub(super) fn after_commit<T: 'static>(
     done: rusqlite::Result<T>,
     reply: Reply<T>,
     failed: &mut Option<rusqlite::Error>,

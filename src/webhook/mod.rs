@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -100,7 +101,13 @@ async fn receive_default(State(webhook): State<Arc<Webhook>>, request: Request) 
     answer(&webhook, TenantId::DEFAULT, request).await
 }
 
-async fn receive_for(State(webhook): State<Arc<Webhook>>, Path(tenant): Path<String>, request: Request) -> Response {
+async fn receive_for(
+    State(webhook): State<Arc<Webhook>>,
+    tenant: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    // A segment that is no text names no tenant, and is answered as every other that does not.
+    let tenant = tenant.map_or_else(|_no_text| String::new(), |Path(tenant)| tenant);
     answer(&webhook, &tenant, request).await
 }
 

@@ -2,6 +2,8 @@
 
 // `cfg(test)` is always so here; it tells clippy that helpers outside test functions may unwrap, too.
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod brakes;
 #[cfg(test)]
 mod brokers;
@@ -21,6 +23,8 @@ mod enforcement;
 mod fleet;
 #[cfg(test)]
 mod kills;
+#[cfg(test)]
+mod known_users;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
@@ -56,7 +60,11 @@ mod secrets;
 #[cfg(test)]
 mod simulate;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod sweep;
 #[cfg(test)]
 mod time;
 #[cfg(test)]

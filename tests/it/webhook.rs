@@ -54,6 +54,7 @@ async fn every_answer_says_what_is_wrong_and_is_counted() {
         ("", large.as_str(), signature(large.as_bytes()), 413, "too_large"),
         ("", broken, signature(broken.as_bytes()), 400, "malformed"),
         ("/nobody", login.as_str(), signature(login.as_bytes()), 401, "unauthentic"),
+        ("/%ff%fe", login.as_str(), signature(login.as_bytes()), 401, "unauthentic"),
     ] {
         let (got, answer) = post(&service, path, body, &signature).await;
         assert_eq!((got, &answer["type"]), (status, &json!(format!("urn:soloist:problem:{problem}"))), "{answer}");
@@ -63,7 +64,7 @@ async fn every_answer_says_what_is_wrong_and_is_counted() {
     let (status, answer) = post(&service, "", &other, &signature(other.as_bytes())).await;
     assert_eq!((status, answer), (200, json!({ "ignored": "Register" })));
     assert_eq!(service.metric("soloist_events_ignored_total{tenant=\"default\"}"), 1);
-    assert_eq!(service.metric(&refused("unauthentic")), 2);
+    assert_eq!(service.metric(&refused("unauthentic")), 3);
     assert_eq!(service.queued().await, (0, 0, 0));
     service.stop().await;
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_trait::async_trait;
 use http::header::{AUTHORIZATION, HeaderValue};
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, Url};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -31,7 +32,6 @@ use serde_json::{Map, Value};
 
 use self::answer::{Call, ErrorCode, Failure, Fault, Kind, garbage};
 use self::rows::{Cursor, Page};
-use self::transport::Answer;
 use super::{ProviderError, Revoked, SessionProvider};
 use crate::model::{AccessToken, UserId, UserTraits, View};
 
@@ -162,15 +162,7 @@ impl LoginRadius {
             url.query_pairs_mut().append_pair("nextcursor", &cursor.to_string());
         }
         let answer = transport::send(call, self.with_secret(url, "key", "secret")).await?;
-        let page = Page::read(&answer.body);
-        let code = page.as_ref().map_or(ErrorCode::None, |page| page.code);
-        if let Some(fault) = fault(call, &answer, code) {
-            return Err(Failure::Fault(fault));
-        }
-        match page {
-            Some(page) if page.recognised => Ok(page),
-            _ => Err(Failure::Error(garbage(call, "the answer is no session list"))),
-        }
+        read_page(call, answer.status, &answer.headers, &answer.body)
     }
 
     /// A request for what only a server may ask.
@@ -214,7 +206,7 @@ impl LoginRadius {
         let answer = transport::send(call, request).await?;
         let object = serde_json::from_slice::<Map<String, Value>>(&answer.body).ok();
         let code = object.as_ref().map_or(ErrorCode::None, ErrorCode::of);
-        if let Some(fault) = fault(call, &answer, code) {
+        if let Some(fault) = fault(call, answer.status, &answer.headers, code) {
             return Err(Failure::Fault(fault));
         }
         object.ok_or_else(|| Failure::Error(garbage(call, "the answer is no JSON object")))
@@ -277,6 +269,26 @@ impl SessionProvider for LoginRadius {
     }
 }
 
+/// What a listing comes to of which this is the only answer; one that names a further page is not complete.
+pub fn read_listing(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<View, ProviderError> {
+    match read_page(Call::List, status, headers, body) {
+        Ok(page) => Ok(View { complete: page.view.complete && page.cursor == Cursor::End, ..page.view }),
+        Err(failure) => end_of_listing(failure, View { sessions: Vec::new(), complete: true }, false),
+    }
+}
+
+fn read_page(call: Call, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Page, Failure> {
+    let page = Page::read(body);
+    let code = page.as_ref().map_or(ErrorCode::None, |page| page.code);
+    if let Some(fault) = fault(call, status, headers, code) {
+        return Err(Failure::Fault(fault));
+    }
+    match page {
+        Some(page) if page.recognised => Ok(page),
+        _ => Err(Failure::Error(garbage(call, "the answer is no session list"))),
+    }
+}
+
 /// What a page that could not be read makes of the listing. While paging, a refusal may well be about the cursor, whose
 /// parameter is a guess: the rows so far count, the view is incomplete.
 fn end_of_listing(failure: Failure, view: View, paging: bool) -> Result<View, ProviderError> {
@@ -290,8 +302,8 @@ fn end_of_listing(failure: Failure, view: View, paging: bool) -> Result<View, Pr
     }
 }
 
-fn fault(call: Call, answer: &Answer, code: ErrorCode) -> Option<Fault> {
-    Fault::of(call, answer.status, code, answer::retry_after(&answer.headers, now))
+fn fault(call: Call, status: StatusCode, headers: &HeaderMap, code: ErrorCode) -> Option<Fault> {
+    Fault::of(call, status, code, answer::retry_after(headers, now))
 }
 
 /// `IsPosted` or `isPosted` is true, or missing, when a session was ended. Instead of it, words: the vendor's own Java

@@ -4,6 +4,7 @@ mod data;
 mod offline;
 mod probe;
 mod service;
+mod users;
 
 use std::path::Path;
 use std::process::Stdio;
