@@ -82,11 +82,18 @@ pub const WRONG_METHOD: Problem =
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        self.saying(self.detail)
+    }
+}
+
+impl Problem {
+    /// The answer with a text of its own; it must quote nothing that is secret.
+    pub fn saying(self, detail: &str) -> Response {
         let body = serde_json::json!({
             "type": format!("urn:soloist:problem:{}", self.name),
             "title": self.status.canonical_reason().unwrap_or_default(),
             "status": self.status.as_u16(),
-            "detail": self.detail,
+            "detail": detail,
         });
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();

@@ -25,9 +25,11 @@
 //! | [`worker`] | stage 3: the step, and around it coalescing, rate, outage and pause, drain |
 //! | [`policy`] | stage 4: the rule, a function from a list and a policy to a decision; how policies are written and layered |
 //! | [`provider`] | stage 5: LoginRadius; its errors sorted by what to do next |
+//! | [`probe`] | measuring what a tenant's LoginRadius really does, with a test user |
 //! | [`retry`] | after this failure at this attempt: how long to wait |
 //! | [`directives`] | the policies that workers must obey now |
 //! | [`ledger`] | what was decided, what came of it; kept here or sent to the machine that keeps it |
+//! | [`sweep`] | looks at every known user again and again, so that a lost event costs only time |
 //! | [`api`] | the private admin API, probes, metrics |
 //! | [`config`] | every option: name, default, grammar, check |
 //! | [`telemetry`] | the log, and every metric's name |
@@ -53,7 +55,8 @@
 //!   is missing is waited for, never guessed.
 //! - No stored work says "end this session": only "look at this user". A retry decides anew.
 //! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.
-//! - No token is logged, stored, queued or shown; and none is in a URL, but where LoginRadius lists by token only.
+//! - No token is logged, stored, queued or shown; and none is in a URL, but where LoginRadius takes it there only:
+//!   a listing by token, and the refresh of a probe's own session.
 //! - No loop, body, page count, attempt, queue or wait is without a limit that has a name and a unit.
 //! - No blocking lock is held across an await, and no task is detached: a part that ends early ends the process with a
 //!   failure. Where callers wait for their turn, they wait in an asynchronous lock, which is a queue.
@@ -71,11 +74,13 @@ pub mod ledger;
 pub mod message;
 pub mod model;
 pub mod policy;
+pub mod probe;
 pub mod provider;
 pub mod queue;
 pub mod retry;
 pub mod sandbox;
 mod sqlite;
+pub mod sweep;
 pub mod telemetry;
 pub mod webhook;
 pub mod worker;

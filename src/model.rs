@@ -322,6 +322,8 @@ pub struct UserTraits {
     /// Lower-case domains of the user's e-mail addresses; the addresses themselves are not kept.
     pub email_domains: Vec<String>,
     pub custom_fields: std::collections::BTreeMap<String, String>,
+    /// How many sessions the provider's own limiter allows this user. No rule looks at it: it tells that there is one.
+    pub sessions_limit: Option<u32>,
 }
 
 #[cfg(test)]

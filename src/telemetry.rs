@@ -77,9 +77,19 @@ pub struct Metrics {
     pub sessions_already_gone: Family<Labels, Counter>,
     pub surplus_unresolved: Family<Labels, Counter>,
     pub rechecks: Family<Labels, Counter>,
+    pub vendor_limiter: Family<Labels, Counter>,
+    pub sessions_from_the_future: Family<Labels, Counter>,
     pub tenant_paused: Family<Labels, Gauge>,
     pub directives_stale: Family<Labels, Gauge>,
+    pub decisions_held: Family<Labels, Counter>,
+    pub contended_users: Family<Labels, Gauge>,
+    pub budget_breached: Family<Labels, Gauge>,
+    pub budget_granted: Family<Labels, Gauge>,
     pub ledger_lost: Counter,
+    pub sweep_users: Family<Labels, Gauge>,
+    pub sweep_oldest_age: Family<Labels, Gauge>,
+    pub sweep_interval: Family<Labels, Gauge>,
+    pub sweep_looks: Family<Labels, Counter>,
     pub broker_up: Gauge,
     pub broker_delayed: Gauge,
     pub broker_dead: Gauge,
@@ -121,10 +131,27 @@ impl Metrics {
             surplus_unresolved: register
                 .counter("surplus_unresolved", "Sessions over the limit that a decision could not end (tenant)"),
             rechecks: register.counter("rechecks", "Second looks that were scheduled (tenant, why)"),
+            vendor_limiter: register
+                .counter("vendor_limiter", "Signs that the provider limits sessions itself (tenant, sign)"),
+            sessions_from_the_future: register.counter(
+                "sessions_from_the_future",
+                "Sessions whose login time is more than five minutes ahead of our clock (tenant)",
+            ),
             tenant_paused: register.gauge("tenant_paused", "1 while a tenant's enforcement is paused (tenant, cause)"),
             directives_stale: register
                 .gauge("directives_stale", "1 while directives are too old to end a session by (tenant)"),
+            decisions_held: register
+                .counter("decisions_held", "Decisions with surplus that was not ended (tenant, why)"),
+            contended_users: register.gauge("contended_users", "Users whose devices end each other for ever (tenant)"),
+            budget_breached: register
+                .gauge("budget_breached", "1 while a tenant is only observed because its budget is used up (tenant)"),
+            budget_granted: register
+                .gauge("budget_granted", "Sessions granted to be ended within an hour, at the last grant (tenant)"),
             ledger_lost: Counter::default(),
+            sweep_users: register.gauge("sweep_users", "Users that the sweep knows (tenant)"),
+            sweep_oldest_age: register.gauge_in("sweep_oldest_age", "Longest wait for a look (tenant)", Unit::Seconds),
+            sweep_interval: register.gauge_in("sweep_interval", "How long a sweep takes (tenant)", Unit::Seconds),
+            sweep_looks: register.counter("sweep_looks", "Looks that the sweep asked for (tenant)"),
             broker_up: register.single("broker_up", "1 while the broker takes messages"),
             broker_delayed: register
                 .single("broker_delayed_messages", "Messages of all tenants that wait for their time"),
@@ -161,6 +188,10 @@ impl Metrics {
         let tenant_label = labels([("tenant", tenant.as_str())]);
         self.events_duplicate.get_or_create(&tenant_label).inc_by(0);
         self.events_ignored.get_or_create(&tenant_label).inc_by(0);
+        self.sessions_from_the_future.get_or_create(&tenant_label).inc_by(0);
+        for sign in ["error_1338", "sessions_limit"] {
+            self.vendor_limiter.get_or_create(&labels([("tenant", tenant.as_str()), ("sign", sign)])).inc_by(0);
+        }
         for why in ["refused", "attempts_exhausted"] {
             let of = labels([("tenant", tenant.as_str()), ("settlement", "dead_letter"), ("why", why)]);
             self.deliveries_settled.get_or_create(&of).inc_by(0);

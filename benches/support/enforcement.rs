@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use soloist::clock::Clock;
 use soloist::config::{Config, ConfigSources, Rate};
-use soloist::directives::ConfiguredDirectives;
+use soloist::directives::LiveDirectives;
 use soloist::ledger::Ledger;
 use soloist::model::{
     AccessToken, EventId, LoginEvent, Reason, Session, SessionDevice, TenantId, UserId, UserTraits, View,
@@ -16,7 +16,7 @@ use soloist::model::{
 use soloist::provider::{ProviderError, Revoked, SessionProvider};
 use soloist::queue::Queue;
 use soloist::telemetry::{Metrics, labels};
-use soloist::worker::{TenantWorker, WorkerParts};
+use soloist::worker::{Brakes, TenantWorker, WorkerParts};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ pub(crate) const CALLS: u32 = 3;
 
 /// What workers share. Several workers count as one here.
 pub(crate) struct Surroundings {
-    directives: Arc<ConfiguredDirectives>,
+    directives: Arc<LiveDirectives>,
     pub(crate) config: Config,
     pub(crate) provider: Arc<FakeProvider>,
     pub(crate) clock: Clock,
@@ -46,11 +46,12 @@ impl Surroundings {
             set("SOLOIST_WORKER__CONCURRENCY", &concurrency.to_string()),
         ]);
         let config = Config::load(&ConfigSources { file: None, default_file: None, env })?;
+        let clock = Clock::start();
         Ok(Self {
-            directives: Arc::new(ConfiguredDirectives::new(config.policies()?)),
+            directives: Arc::new(LiveDirectives::own(config.written_policies(), Vec::new(), clock)?),
             config,
             provider: Arc::default(),
-            clock: Clock::start(),
+            clock,
             metrics: Metrics::new(),
             logins: 0,
         })
@@ -65,6 +66,7 @@ impl Surroundings {
             queue,
             directives: Arc::clone(&self.directives) as _,
             ledger,
+            brakes: Brakes::alone(self.config.guard),
             config: self.config.worker.clone(),
             clock: self.clock,
             metrics: self.metrics.clone(),

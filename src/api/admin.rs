@@ -17,14 +17,17 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
 use super::dead_letters;
+use super::directives::{self, Deciding};
 use super::host::{self, Hosts};
+use super::known;
+use crate::clock::Clock;
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError, SqliteLedger};
 use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
 use crate::queue::{BrokerCounts, BrokerHealth, DeadLetters, Queue, QueueError};
-use crate::worker::{Enforcer as _, Evaluation, Look, StepError, TenantEnforcer};
+use crate::worker::{Enforcer as _, Evaluation, LimiterSign, Look, StepError, TenantEnforcer};
 
 /// Dead letters and decisions on one page at most.
 pub(super) const PAGE_MAX: usize = 1_000;
@@ -37,6 +40,11 @@ pub struct Admin {
     /// `None` where another process, the control, keeps them.
     pub dead_letters: Option<Arc<dyn DeadLetters>>,
     pub ledger: Arc<dyn Ledger>,
+    /// `None` where another process, the control, decides.
+    pub deciding: Option<Deciding>,
+    pub clock: Clock,
+    /// The users seen; `None` where another process, the control, keeps them.
+    pub users: Option<SqliteLedger>,
     pub key: SecretString,
     pub hosts: Hosts,
 }
@@ -50,9 +58,16 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/v1/users/{uid}/sessions/{session}", axum::routing::delete(end_session))
         .route("/admin/v1/users/{uid}/enforce", post(enforce))
         .route("/admin/v1/users/{uid}/decisions", get(decisions))
+        .route("/admin/v1/users", get(known::list))
+        .route("/admin/v1/users/count", get(known::count))
+        .route("/admin/v1/users/import", post(known::import))
         .route("/admin/v1/dead-letters", get(dead_letters::list))
         .route("/admin/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/admin/v1/dead-letters/drop", post(dead_letters::discard))
+        .route("/admin/v1/directives", get(directives::list).put(directives::put))
+        .route("/admin/v1/directives/{*key}", axum::routing::delete(directives::remove))
+        .route("/admin/v1/budget", get(directives::budget))
+        .route("/admin/v1/resume", post(directives::resume))
         .fallback(async || NO_ROUTE)
         .method_not_allowed_fallback(async || WRONG_METHOD)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
@@ -92,7 +107,7 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
 const ELSEWHERE: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "elsewhere",
-    "this process keeps neither dead letters nor decisions: ask the one that runs with --role control",
+    "this process keeps neither dead letters nor decisions nor users: ask the one that runs with --role control",
 );
 
 impl Admin {
@@ -101,13 +116,21 @@ impl Admin {
         self.dead_letters.as_deref().ok_or(ELSEWHERE)
     }
 
+    /// The control process keeps the users seen of all.
+    pub(super) fn users(&self) -> Result<&SqliteLedger, Problem> {
+        self.users.as_ref().ok_or(ELSEWHERE)
+    }
+
+    /// The tenant that is named, without a name the default one, or the only one.
+    pub(super) fn tenant(&self, named: Option<&str>) -> Result<(&TenantId, &Arc<TenantEnforcer>), Problem> {
+        let name = named.unwrap_or(TenantId::DEFAULT);
+        let only = || (named.is_none() && self.tenants.len() == 1).then(|| self.tenants.first_key_value()).flatten();
+        TenantId::parse(name).ok().and_then(|id| self.tenants.get_key_value(&id)).or_else(only).ok_or(NO_TENANT)
+    }
+
     fn subject(&self, uid: &str, of: &OfTenant) -> Result<(TenantId, &Arc<TenantEnforcer>, UserId), Problem> {
         let user = UserId::parse(uid).map_err(|_grammar| BAD_UID)?;
-        let name = of.tenant.as_deref().unwrap_or(TenantId::DEFAULT);
-        let only =
-            || (of.tenant.is_none() && self.tenants.len() == 1).then(|| self.tenants.first_key_value()).flatten();
-        let found = TenantId::parse(name).ok().and_then(|id| self.tenants.get_key_value(&id)).or_else(only);
-        let (tenant, enforcer) = found.ok_or(NO_TENANT)?;
+        let (tenant, enforcer) = self.tenant(of.tenant.as_deref())?;
         Ok((tenant.clone(), enforcer, user))
     }
 }
@@ -123,7 +146,10 @@ async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem>
     let tenants: Vec<_> = admin
         .tenants
         .iter()
-        .map(|(id, enforcer)| json!({ "tenant": id.as_str(), "state": enforcer.state().as_str() }))
+        .map(|(id, enforcer)| {
+            let limiter = enforcer.vendor_limiter().map(LimiterSign::as_str);
+            json!({ "tenant": id.as_str(), "state": enforcer.state().as_str(), "vendor_limiter": limiter })
+        })
         .collect();
     let lanes: Vec<_> = lanes
         .iter()
@@ -166,7 +192,7 @@ async fn sessions(
     let (tenant, enforcer, user) = admin.subject(&uid, &of)?;
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: true };
     let evaluation = enforcer.evaluate(&look).await.map_err(step_problem)?;
-    Ok(Json(shown(&tenant, &user, &evaluation)))
+    Ok(Json(shown(&tenant, &user, enforcer, &evaluation)))
 }
 
 #[derive(Deserialize)]
@@ -201,7 +227,7 @@ async fn enforce(
     }
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: query.dry_run };
     let evaluation = enforcer.evaluate(&look).await.map_err(step_problem)?;
-    let mut answer = shown(&tenant, &user, &evaluation);
+    let mut answer = shown(&tenant, &user, enforcer, &evaluation);
     if let Some(answer) = answer.as_object_mut() {
         answer.insert("dry_run".to_owned(), json!(query.dry_run));
         answer.insert("outcomes".to_owned(), json!(evaluation.outcomes));
@@ -235,15 +261,12 @@ async fn decisions(
     let (tenant, _, user) = admin.subject(&uid, &OfTenant { tenant: query.tenant })?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
     admin.dead_letters()?;
-    let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(|error| {
-        tracing::error!("the ledger cannot be read: {:#}", anyhow::Error::new(error));
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be read now")
-    })?;
+    let recent = admin.ledger.recent(&tenant, &user, limit).await.map_err(ledger_problem)?;
     Ok(Json(json!({ "uid": user.as_str(), "decisions": recent })))
 }
 
 /// A user's sessions with their verdicts, newest first, and both counts. Never a token.
-fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
+fn shown(tenant: &TenantId, user: &UserId, enforcer: &TenantEnforcer, evaluation: &Evaluation) -> Value {
     let verdict_of = |session: &Session| -> Option<&Verdict> {
         evaluation.decision.as_ref()?.verdicts.iter().find(|verdict| verdict.digest == session.digest)
     };
@@ -256,6 +279,7 @@ fn shown(tenant: &TenantId, user: &UserId, evaluation: &Evaluation) -> Value {
             json!({
                 "session": session.id().to_string(),
                 "login_at": session.login_at.map(|at| at.to_string()),
+                "from_the_future": enforcer.is_from_the_future(session),
                 "device_type": device.device_type,
                 "device": device.device,
                 "os": device.os,
@@ -285,6 +309,12 @@ pub(super) fn queue_problem(error: QueueError) -> Problem {
 }
 
 /// The answer says whose turn it is; the log has the cause.
+pub(super) fn ledger_problem(error: LedgerError) -> Problem {
+    tracing::error!("the ledger cannot be asked: {:#}", anyhow::Error::new(error));
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be asked now")
+}
+
+/// The answer says whose turn it is; the log has the cause.
 fn step_problem(error: StepError) -> Problem {
     let problem = match &error {
         StepError::Provider(ProviderError::Unauthorized(_)) => Problem::new(
@@ -304,6 +334,11 @@ fn step_problem(error: StepError) -> Problem {
         StepError::Directives(_) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "directives", "there are no current directives")
         }
+        StepError::Budget(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_grant",
+            "nobody grants a part of the revocation budget now",
+        ),
         StepError::Ledger(_) => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be written now")
         }

@@ -2,7 +2,10 @@
 
 pub mod admin;
 mod dead_letters;
+mod directives;
 mod host;
+mod known;
 pub mod probes;
 
+pub use self::directives::Deciding;
 pub use self::host::Hosts;

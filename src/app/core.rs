@@ -8,19 +8,23 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use axum::Router;
 use secrecy::SecretString;
+use tokio::sync::mpsc;
 
+use super::bulletin::{self, Bulletin, Ear};
+use super::deciding::{Deciding, Source};
 use super::fleet::FleetMember;
+use super::keeper::Keeper;
 use super::{Roles, loginradius};
-use crate::api::Hosts;
 use crate::api::admin::{self, Admin};
+use crate::api::{self, Hosts};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
-use crate::directives::ConfiguredDirectives;
 use crate::ledger::{Courier, Ledger, LedgerThread, RemoteLedger, SqliteLedger};
 use crate::model::TenantId;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
 use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles, Records};
 use crate::queue::{DeadLetters, Queue};
+use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
 use crate::worker::{TenantEnforcer, TenantWorker, WorkerParts};
 
@@ -42,7 +46,9 @@ pub struct Core {
     pub(super) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) own_ledger: Option<(SqliteLedger, LedgerThread)>,
-    pub(super) directives: Arc<ConfiguredDirectives>,
+    /// Where this process keeps the ledger and the sweep is on.
+    pub(super) sweep: Option<Sweep>,
+    pub(super) deciding: Deciding,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     /// Empty where this process calls no provider.
@@ -78,6 +84,7 @@ impl Core {
             Some((queue, _)) => Arc::new(queue.clone()),
             None => Arc::new(journal.clone()),
         };
+        let deciding = Deciding::open(config, own_ledger.is_some(), clock, &metrics)?;
         let dead_letters = roles.control.then(|| Arc::new(journal.clone()) as Arc<dyn DeadLetters>);
         let mut core = Self {
             queue,
@@ -87,7 +94,8 @@ impl Core {
             dead_letters,
             ledger,
             own_ledger,
-            directives: Arc::new(ConfiguredDirectives::new(config.policies()?)),
+            sweep: None,
+            deciding,
             metrics,
             clock,
             workers: BTreeMap::new(),
@@ -96,17 +104,34 @@ impl Core {
             core.workers = core.make_workers(config)?;
         }
         core.broker = broker.map(|(_, task)| core.put_to_work(task, roles));
+        if matches!(purpose, Purpose::Serve(_)) {
+            core.sweep = core.make_sweep(config);
+        }
         Ok(core)
     }
 
     /// Gives the broker's task what this process does with it.
-    fn put_to_work(&self, mut task: RabbitTask, roles: Roles) -> RabbitTask {
+    fn put_to_work(&mut self, mut task: RabbitTask, roles: Roles) -> RabbitTask {
         if let (true, Some((ledger, _))) = (roles.control, &self.own_ledger) {
             task.take_records(Arc::new(LedgerRecords(ledger.clone())));
         }
-        if !self.workers.is_empty() {
-            task.join_fleet(Arc::new(FleetMember::new(roles, self.enforcers().into_values().collect())));
+        if self.workers.is_empty() {
+            return task;
         }
+        let enforcers = self.enforcers().into_values().collect();
+        let member = match &mut self.deciding.source {
+            Source::Own(control) => {
+                let (asked, questions) = mpsc::channel(bulletin::QUESTIONS_MAX);
+                task.tell_directives(Arc::new(Bulletin::new(Arc::clone(control), questions)));
+                FleetMember::new(roles, enforcers, None, Some(asked))
+            }
+            Source::Elsewhere(heard, questions) => {
+                task.hear_directives(Arc::new(Ear(Arc::clone(heard))));
+                let questions = questions.take().map(|questions| (Arc::clone(heard), questions));
+                FleetMember::new(roles, enforcers, questions, None)
+            }
+        };
+        task.join_fleet(Arc::new(member));
         task
     }
 
@@ -120,7 +145,8 @@ impl Core {
                 provider: Arc::new(provider),
                 rate: tenant.loginradius.requests_per_second,
                 queue: Arc::clone(&self.queue),
-                directives: self.directives.clone(),
+                directives: Arc::clone(&self.deciding.live) as _,
+                brakes: self.deciding.brakes.clone(),
                 ledger: Arc::clone(&self.ledger),
                 config: config.worker.clone(),
                 clock: self.clock,
@@ -129,6 +155,18 @@ impl Core {
             workers.insert(id.clone(), worker);
         }
         Ok(workers)
+    }
+
+    fn make_sweep(&self, config: &Config) -> Option<Sweep> {
+        Some(Sweep {
+            tenants: config.tenants.keys().cloned().collect(),
+            interval: config.sweep.interval?,
+            users: self.own_ledger.as_ref()?.0.clone(),
+            queue: Arc::clone(&self.queue),
+            directives: Arc::clone(&self.deciding.live) as _,
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+        })
     }
 
     /// For commands that look or act while no instance runs; `None` where one holds the data folder.
@@ -147,6 +185,12 @@ impl Core {
         self.workers.iter().map(|(id, worker)| (id.clone(), worker.enforcer())).collect()
     }
 
+    /// Where this process decides the directives.
+    pub(super) fn keeper(&self) -> Option<Keeper> {
+        let control = self.deciding.control()?;
+        Some(Keeper { control, queue: Arc::clone(&self.queue), enforcers: self.enforcers() })
+    }
+
     /// The admin API's routes, behind `key`, for calls from this machine.
     pub fn admin_router(&self, key: SecretString) -> Router {
         self.admin_router_for(key, Hosts::Loopback)
@@ -158,6 +202,11 @@ impl Core {
             queue: Arc::clone(&self.queue),
             dead_letters: self.dead_letters.clone(),
             ledger: Arc::clone(&self.ledger),
+            deciding: self.own_ledger.as_ref().and_then(|(ledger, _)| {
+                Some(api::Deciding { control: self.deciding.control()?, ledger: ledger.clone() })
+            }),
+            clock: self.clock,
+            users: self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone()),
             key,
             hosts,
         })

@@ -2,9 +2,12 @@
 
 mod admin_addr;
 mod admin_key;
+mod bulletin;
 mod core;
+mod deciding;
 mod fleet;
 mod inside;
+mod keeper;
 mod offline;
 mod parts;
 mod reload;
@@ -25,7 +28,9 @@ pub use self::admin_key::read as read_admin_key;
 pub use self::core::Core;
 use self::core::Purpose;
 pub use self::inside::{Inside, Waiting};
-pub use self::offline::{BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker};
+pub use self::offline::{
+    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, prober, user_name,
+};
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
 pub use self::roles::Roles;
@@ -195,7 +200,7 @@ impl App {
 
     /// For replacing policies while it runs; `started` is the configuration that the app was built from.
     pub fn policies(&self, started: Config) -> RunningPolicies {
-        RunningPolicies::new(Arc::clone(&self.core.directives), started)
+        RunningPolicies::new(Arc::clone(&self.core.deciding.live), started)
     }
 
     pub fn metrics(&self) -> Metrics {
@@ -207,8 +212,12 @@ impl App {
     ///
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Core { journal, journal_thread, own_ledger, broker, workers, .. } = self.core;
+        let keeper = self.core.keeper();
+        let Core { journal, journal_thread, own_ledger, broker, workers, sweep, .. } = self.core;
         let mut parts = Parts::new(stop.clone());
+        if let Some(keeper) = keeper {
+            parts.add("keeper of directives", keeper.run(stop.clone()));
+        }
         let listeners = [("webhook listener", self.public), ("admin listener", Some(self.private))];
         for (name, listener) in listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?))) {
             parts.add(name, serve(listener, stop.clone()));
@@ -217,6 +226,9 @@ impl App {
             for (tenant, worker) in workers {
                 parts.add(&format!("worker of tenant {tenant}"), worker.run(stop.clone()));
             }
+        }
+        if let Some(sweep) = sweep {
+            parts.add("sweep", sweep.run(stop.clone()));
         }
         let (ledger, ledger_thread) = own_ledger.unzip();
         let late = CancellationToken::new();

@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 
 use super::loginradius;
 use crate::clock::Clock;
-use crate::config::{Config, LoginRadiusSection};
+use crate::config::{self, Config, LoginRadiusSection};
 use crate::model::{SessionId, TenantId, UserId, View};
 use crate::policy::{self, Decision, Marks, Subject, written};
+use crate::probe::Prober;
 use crate::provider::ProviderError;
 use crate::provider::loginradius::read_sessions;
 use crate::queue::rabbitmq;
@@ -100,6 +101,11 @@ pub async fn probe(section: &LoginRadiusSection) -> Result<(), ProbeFailed> {
     })
 }
 
+/// A probe of one user at a tenant, which has looked at him once.
+pub async fn prober(section: &LoginRadiusSection, user: &UserId) -> anyhow::Result<Prober> {
+    Ok(Prober::begin(loginradius(section)?, user.clone()).await?)
+}
+
 /// Whether a process with these duties could work with the configured broker; where that is.
 ///
 /// # Errors
@@ -112,6 +118,11 @@ pub async fn probe_broker(config: &Config, duties: &[BrokerDuty]) -> Result<Stri
 /// The wall clock, for commands: they start, so they may read it.
 pub fn now() -> Timestamp {
     Clock::start().now()
+}
+
+/// The user of this shell, to be named with what they change; `admin` where that is not known.
+pub fn user_name() -> String {
+    config::user_name().unwrap_or_else(|| "admin".to_owned())
 }
 
 #[cfg(test)]

@@ -6,24 +6,24 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 
 use crate::config::{Config, LoginRadiusSection, RabbitmqConfig};
-use crate::directives::ConfiguredDirectives;
+use crate::directives::LiveDirectives;
 
 /// The policies of a running service, to be replaced while it runs.
 pub struct RunningPolicies {
-    directives: Arc<ConfiguredDirectives>,
+    directives: Arc<LiveDirectives>,
     /// What the service runs with, except for its policies.
     started: Config,
 }
 
 impl RunningPolicies {
-    pub(super) fn new(directives: Arc<ConfiguredDirectives>, started: Config) -> Self {
+    pub(super) fn new(directives: Arc<LiveDirectives>, started: Config) -> Self {
         Self { directives, started }
     }
 
     /// From now on the policies of this configuration hold; a tenant that it no longer has keeps the policy in force.
     /// The answer names what else has changed: that needs a restart.
     pub fn replace(&self, config: &Config) -> anyhow::Result<BTreeSet<String>> {
-        self.directives.replace(config.policies()?);
+        self.directives.rewrite(config.written_policies())?;
         Ok(needs_restart(&self.started, config))
     }
 }
@@ -69,6 +69,7 @@ fn broker_secrets(section: &RabbitmqConfig) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::config::ConfigSources;
     use crate::directives::Directives as _;
     use crate::model::{TenantId, UserId};
@@ -106,7 +107,8 @@ mod tests {
             ])
         };
         let started = acme("enforce");
-        let directives = Arc::new(ConfiguredDirectives::new(started.policies().unwrap()));
+        let directives = LiveDirectives::own(started.written_policies(), Vec::new(), Clock::start()).unwrap();
+        let directives = Arc::new(directives);
         let running = RunningPolicies::new(Arc::clone(&directives), started);
 
         assert!(running.replace(&acme("observe")).unwrap().is_empty());

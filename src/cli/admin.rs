@@ -54,6 +54,11 @@ impl<'a> Ask<'a> {
         Self { method, path: path.to_vec(), query: Vec::new(), body: None }
     }
 
+    /// The same where the number of segments is not known.
+    pub(super) fn at(method: Method, path: Vec<&'a str>) -> Self {
+        Self { method, path, query: Vec::new(), body: None }
+    }
+
     pub(super) fn query(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
         self.query.extend(value.map(|value| (name, value.to_string())));
         self

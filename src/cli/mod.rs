@@ -6,7 +6,9 @@ mod config;
 mod dead_letters;
 mod decide;
 pub mod demo;
+mod directives;
 mod healthcheck;
+mod known;
 mod output;
 mod sandbox;
 mod send;
@@ -56,9 +58,18 @@ enum Command {
     Enforce(users::EnforceArgs),
     Revoke(users::RevokeArgs),
     Decisions(users::DecisionsArgs),
+    Users(known::UsersArgs),
     Send(send::SendArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Spool(spool::SpoolArgs),
+    Mode(directives::ModeArgs),
+    Canary(directives::CanaryArgs),
+    Override(directives::OverrideArgs),
+    Exempt(directives::ExemptArgs),
+    Pin(directives::PinArgs),
+    Release(directives::ReleaseArgs),
+    Resume(directives::ResumeArgs),
+    Directives(directives::DirectivesArgs),
     Decide(decide::DecideArgs),
     Config(config::ConfigArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -127,9 +138,18 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enforce(args) => users::enforce(args, source).await,
         Command::Revoke(args) => users::revoke(args, source).await,
         Command::Decisions(args) => users::decisions(args, source).await,
+        Command::Users(args) => known::run(args, source).await,
         Command::Send(args) => send::run(args, source).await,
         Command::DeadLetters(args) => dead_letters::run(args, source).await,
         Command::Spool(args) => spool::run(args, source).await,
+        Command::Mode(args) => directives::mode(args, source).await,
+        Command::Canary(args) => directives::canary(args, source).await,
+        Command::Override(args) => directives::override_(args, source).await,
+        Command::Exempt(args) => directives::exempt(args, source).await,
+        Command::Pin(args) => directives::pin(args, source).await,
+        Command::Release(args) => directives::release(args, source).await,
+        Command::Resume(args) => directives::resume(args, source).await,
+        Command::Directives(args) => directives::directives(args, source).await,
         Command::Decide(args) => decide::run(args),
         Command::Config(args) => config::run(&args, &source),
         Command::Healthcheck(args) => healthcheck::run(args, source).await,

@@ -311,7 +311,11 @@ fn session_table(answer: &Value, state: impl Fn(&Value) -> (String, Tone)) -> Ta
         let login_at = output::time(text(session, "login_at"));
         table.add_row([
             output::cell(short(id), Tone::Plain),
-            output::cell(if login_at.is_empty() { "unknown".to_owned() } else { login_at }, Tone::Plain),
+            if session.get("from_the_future") == Some(&Value::Bool(true)) {
+                output::cell(format!("{login_at} (still to come)"), Tone::Bad)
+            } else {
+                output::cell(if login_at.is_empty() { "unknown".to_owned() } else { login_at }, Tone::Plain)
+            },
             output::cell(device(session), Tone::Plain),
             output::cell(known(session, &["city", "country"]).join(", "), Tone::Plain),
             output::cell(state, tone),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::{Backend, CredentialsIn, LogFormat, Rate};
+use super::{Backend, CredentialsIn, GuardAction, LogFormat, Rate, Revocations};
 
 /// The form of an option's value. Shown, it completes "must be …".
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,11 @@ pub enum Grammar {
         max: u64,
     },
     Duration {
+        min: Duration,
+        max: Duration,
+    },
+    /// A duration, or the word `off`.
+    DurationOrOff {
         min: Duration,
         max: Duration,
     },
@@ -53,6 +58,7 @@ impl fmt::Display for Grammar {
             Self::Duration { min, max } => {
                 write!(f, "a duration from {} to {}, written like 250ms, 5s, 2m, 12h or 30d", short(*min), short(*max))
             }
+            Self::DurationOrOff { min, max } => write!(f, "{}, or off", Self::Duration { min: *min, max: *max }),
             Self::Flag => f.write_str("true or false"),
             Self::Rate => f.write_str("a whole number of at least 1, or \"unlimited\""),
             Self::Url => f.write_str("an https:// address without query (http:// only on this machine)"),
@@ -109,6 +115,16 @@ impl Setting for Duration {
     }
 }
 
+impl Setting for Option<Duration> {
+    fn read(value: &Value, grammar: Grammar) -> Option<Self> {
+        let Grammar::DurationOrOff { min, max } = grammar else { return None };
+        match value.as_str() {
+            Some("off") => Some(None),
+            _ => Duration::read(value, Grammar::Duration { min, max }).map(Some),
+        }
+    }
+}
+
 impl Setting for bool {
     fn read(value: &Value, _: Grammar) -> Option<Self> {
         value.as_bool().or_else(|| value.as_str()?.parse().ok())
@@ -121,6 +137,26 @@ impl Setting for Rate {
             return Some(Self::Unlimited);
         }
         NonZeroU32::new(whole_number(value)?.try_into().ok()?).map(Self::PerSecond)
+    }
+}
+
+impl Setting for Revocations {
+    fn read(value: &Value, grammar: Grammar) -> Option<Self> {
+        Some(match Rate::read(value, grammar)? {
+            Rate::PerSecond(number) => Self::AtMost(number),
+            Rate::Unlimited => Self::Unlimited,
+        })
+    }
+}
+
+impl Setting for GuardAction {
+    fn read(value: &Value, _: Grammar) -> Option<Self> {
+        match value.as_str()? {
+            "hold" => Some(Self::Hold),
+            "notify" => Some(Self::Notify),
+            "continue" => Some(Self::Continue),
+            _ => None,
+        }
     }
 }
 
@@ -211,7 +247,8 @@ fn whole_number(value: &Value) -> Option<u64> {
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-fn duration(text: &str) -> Option<Duration> {
+/// A whole number with its unit: 250ms, 5s, 2m, 12h, 30d.
+pub fn duration(text: &str) -> Option<Duration> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
     let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit)?;

@@ -4,34 +4,40 @@
 //! path of a file that holds it, in `<key>_file`. `options` has the table that all of this follows, so a new option is
 //! a field here, a line there, and a line in `deploy/soloist.example.toml`.
 
+mod admin;
+mod brakes;
 mod grammar;
 mod mistake;
 mod options;
+mod policies;
 mod rabbitmq;
 mod reader;
 mod settings;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
 
-pub use self::grammar::Grammar;
+pub use self::admin::AdminConfig;
+pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig, Revocations};
+pub use self::grammar::{Grammar, duration};
 pub use self::mistake::{ConfigError, Mistake};
 pub use self::options::{OptionDoc, options};
+pub use self::policies::WrittenPolicies;
 pub use self::rabbitmq::{Backend, RabbitmqConfig};
 use self::reader::Reader;
-pub use self::settings::Origin;
+pub use self::settings::{Origin, toml_value};
 use self::settings::{Settings, chosen_file};
+pub use self::sweep::SweepConfig;
 use crate::model::TenantId;
-use crate::policy::{Mode, Policy, Strategy, TenantPolicies, written};
 
 /// Where a configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +63,10 @@ pub struct Config {
     /// At least one.
     pub tenants: BTreeMap<TenantId, TenantConfig>,
     pub worker: WorkerConfig,
+    pub sweep: SweepConfig,
+    pub directives: DirectivesConfig,
+    pub budget: BudgetConfig,
+    pub guard: GuardConfig,
     pub admin: AdminConfig,
     pub ledger: LedgerConfig,
     pub telemetry: TelemetryConfig,
@@ -146,14 +156,6 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
 }
 
-/// `[admin]`: the private listener.
-#[derive(Clone, Debug)]
-pub struct AdminConfig {
-    /// A loopback address, unless `insecure`.
-    pub listen: SocketAddr,
-    pub insecure: bool,
-}
-
 /// `[ledger]`: the evidence that is kept.
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
@@ -187,24 +189,6 @@ pub struct Effective {
 }
 
 impl Config {
-    /// Every tenant's policies, rules, overrides and exemptions, ready to be asked.
-    ///
-    /// # Errors
-    /// None for a configuration that was loaded: its tables were checked.
-    pub fn policies(&self) -> Result<BTreeMap<TenantId, Arc<TenantPolicies>>, ConfigError> {
-        let mut all = BTreeMap::new();
-        for (id, tenant) in &self.tenants {
-            let policies =
-                written::tenant_policies(&self.policy, "policy", tenant.own_policy(id)).map_err(|wrong| {
-                    let mistake =
-                        |m: written::Mistake| Mistake { path: m.path, value: None, origin: None, problem: m.problem };
-                    ConfigError(wrong.into_iter().map(mistake).collect())
-                })?;
-            all.insert(id.clone(), Arc::new(policies));
-        }
-        Ok(all)
-    }
-
     /// Reads this process's environment, and `./soloist.toml` if no other file is named.
     pub fn from_process(file: Option<PathBuf>) -> Result<Self, ConfigError> {
         let (mut env, mut mistakes) = (BTreeMap::new(), Vec::new());
@@ -244,7 +228,11 @@ impl Config {
                 attempts_max: reader.take("worker.attempts_max"),
                 drain_timeout: reader.take("worker.drain_timeout"),
             },
-            admin: read_admin(&mut reader),
+            sweep: sweep::read(&mut reader),
+            admin: admin::read(&mut reader),
+            directives: brakes::read_directives(&mut reader),
+            budget: brakes::read_budget(&mut reader),
+            guard: brakes::read_guard(&mut reader),
             ledger: LedgerConfig {
                 decisions_max: reader.take("ledger.decisions_max"),
                 required: reader.take("ledger.required"),
@@ -258,7 +246,7 @@ impl Config {
         if config.admin.listen == config.webhook.listen && config.admin.listen.port() != 0 {
             reader.blame("admin.listen", "must differ from webhook.listen");
         }
-        for (path, problem) in policy_mistakes(&config.policy, &config.tenants) {
+        for (path, problem) in policies::mistakes(&config) {
             reader.blame_policy(path, problem);
         }
         reader.note_unknown();
@@ -301,15 +289,6 @@ fn read_queue(reader: &mut Reader) -> QueueConfig {
         messages_max: reader.take("queue.messages_max"),
         batch_max: reader.take("queue.batch_max"),
     }
-}
-
-fn read_admin(reader: &mut Reader) -> AdminConfig {
-    let admin = AdminConfig { listen: reader.take("admin.listen"), insecure: reader.take("admin.insecure") };
-    if !admin.listen.ip().is_loopback() && !admin.insecure {
-        reader
-            .blame("admin.listen", "is not encrypted, so it must be a loopback address, or set admin.insecure = true");
-    }
-    admin
 }
 
 fn read_tenants(reader: &mut Reader) -> BTreeMap<TenantId, TenantConfig> {
@@ -373,26 +352,8 @@ fn read_loginradius(reader: &mut Reader) -> Option<LoginRadiusSection> {
     })
 }
 
-/// What is wrong in the policy tables: full path and problem of each mistake.
-fn policy_mistakes(default: &Value, tenants: &BTreeMap<TenantId, TenantConfig>) -> BTreeSet<(String, String)> {
-    let own = tenants.iter().filter_map(|(id, tenant)| tenant.own_policy(id));
-    let mut mistakes = BTreeSet::new();
-    for own in std::iter::once(None).chain(own.map(Some)) {
-        match written::tenant_policies(default, "policy", own) {
-            Ok(policies) if policies.all().any(|policy| locks_people_out(&policy.policy)) => {
-                let path = format!("{}.strategy", own.map_or("policy", |(_, _, path)| path));
-                let problem = "\"reject_newest\" can lock people out, and ending sessions by it needs a revocation \
-                               budget, which this version does not have: use it with mode = \"observe\""
-                    .to_owned();
-                mistakes.insert((path, problem));
-            }
-            Ok(_) => {}
-            Err(wrong) => mistakes.extend(wrong.into_iter().map(|mistake| (mistake.path, mistake.problem))),
-        }
-    }
-    mistakes
-}
-
-fn locks_people_out(policy: &Policy) -> bool {
-    policy.strategy == Strategy::RejectNewest && policy.mode == Mode::Enforce
+/// The user of this shell, as its environment says.
+pub fn user_name() -> Option<String> {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(std::env::var_os);
+    names.filter_map(|name| name.into_string().ok()).find(|name| !name.is_empty())
 }

@@ -163,6 +163,24 @@ static OPTIONS: &[OptionDoc] = &[
     option("worker.drain_timeout", Some("20s"), seconds(1, 10 * MINUTE),
         "duration; how long started steps may take to finish when the service stops"),
 
+    option("sweep.interval", Some("6h"), Grammar::DurationOrOff { min: Duration::from_secs(1), max: Duration::from_secs(30 * DAY) },
+        "duration; everybody known is looked at once in it at least, whatever became of the events, with the calls left over"),
+
+    option("directives.max_age", Some("10m"), seconds(60_000, DAY),
+        "duration; a worker that has not heard what was decided at run time for longer ends nobody until it does"),
+
+    option("budget.revocations", Some("unlimited"), Grammar::Rate,
+        "sessions that may be ended per tenant and hour; beyond it the tenant is only observed until a person resumes it"),
+
+    option("guard.evictions", Some("6"), Grammar::Count { min: 3, max: 1_000 },
+        "evictions of one user within guard.window, alternating between the same devices, that make them contended"),
+    option("guard.window", Some("10m"), seconds(1_000, DAY),
+        "duration in which the evictions are counted"),
+    option("guard.action", Some("hold"), Grammar::Choice(&["hold", "notify", "continue"]),
+        "what is done about a contended user: pause their evictions, say so and go on, or go on"),
+    option("guard.hold_for", Some("30m"), seconds(1_000, 30 * DAY),
+        "duration; how long the evictions of a contended user pause"),
+
     option("admin.listen", Some("127.0.0.1:8081"), Grammar::Address,
         "address and port of the private listener: metrics and admin API"),
     option("admin.insecure", Some("false"), Grammar::Flag,

@@ -172,7 +172,7 @@ fn is_service_link(rest: &str, text: &str) -> bool {
 }
 
 /// A text as TOML would read it behind a `=`. `None`: it is no TOML value, so it stays a text.
-pub(super) fn toml_value(text: &str) -> Option<Value> {
+pub fn toml_value(text: &str) -> Option<Value> {
     let table: toml::Table = toml::from_str(&format!("value = {text}")).ok()?;
     let only = table.len() == 1;
     only.then(|| table.get("value").map(json)).flatten()

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use secrecy::ExposeSecret as _;
 
 use super::*;
+use crate::policy::written;
 
 const KEY: (&str, &str) = ("SOLOIST_LOGINRADIUS__API_KEY", "test-key");
 const SECRET: (&str, &str) = ("SOLOIST_LOGINRADIUS__API_SECRET", "planted-secret");

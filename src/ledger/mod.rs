@@ -2,17 +2,23 @@
 //!
 //! It holds session ids, device words and times; no token, no e-mail address, no IP address.
 
+mod held;
 mod record;
 mod remote;
+mod seen;
 mod sqlite;
+mod users;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 pub use self::record::BadRecord;
 pub use self::remote::{Courier, RemoteLedger};
+pub use self::seen::SeenSession;
 pub use self::sqlite::{LedgerThread, SqliteLedger};
+pub use self::users::{Imported, KnownUser, Seen, Source, UserCount};
 use crate::model::{Reason, SessionId, TenantId, UserId};
 use crate::policy::{Decision, ReasonCode};
 
@@ -32,8 +38,45 @@ pub struct Intent {
     pub user: UserId,
     pub looked: Reason,
     pub decision: Decision,
-    /// False where the decision is only recorded: observe mode, outside the canary, a dry run.
+    /// Every session of the view that the decision was made from.
+    pub sessions: Vec<SeenSession>,
+    /// False where the decision is only recorded: something holds it, or it ends nobody.
     pub executed: bool,
+    /// Why a decision that would end somebody is not executed.
+    pub held: Option<Held>,
+}
+
+/// What keeps a decision from being executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Held {
+    /// The policy's mode.
+    Observe,
+    /// The user is not among the share of users whom the policy is enforced for.
+    Canary,
+    /// The tenant's revocations of this hour are spent.
+    Budget,
+    /// Clients of this user end each other again and again.
+    Contended,
+    /// What the worker must obey is too old.
+    StaleDirectives,
+    /// `reject_newest` ends nobody outside a login.
+    NotALogin,
+}
+
+impl Held {
+    pub const ALL: [Self; 6] =
+        [Self::Observe, Self::Canary, Self::Budget, Self::Contended, Self::StaleDirectives, Self::NotALogin];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Canary => "canary",
+            Self::Budget => "budget",
+            Self::Contended => "contended",
+            Self::StaleDirectives => "stale_directives",
+            Self::NotALogin => "not_a_login",
+        }
+    }
 }
 
 /// What came of one session that was to be ended.
@@ -74,8 +117,16 @@ pub trait Ledger: Send + Sync {
     /// Returns only when the intent is durable, or lost where that is allowed ([`RemoteLedger::new`]).
     async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError>;
 
+    /// Remembers a decision that ends nobody. It never waits and is dropped where it would have to; so is one that the
+    /// user's last recorded decision is equal to.
+    fn note(&self, intent: Intent);
+
     /// Closes an intent with what came of it.
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError>;
+
+    /// Returns only when the user is durably known to have been seen, or that is lost where it is allowed. An event is
+    /// settled after it, so that a user of whom one was ever accepted is known to the sweep.
+    async fn seen(&self, tenant: &TenantId, user: &UserId, seen: Seen) -> Result<(), LedgerError>;
 
     /// The last decisions about a user, newest first, as JSON objects.
     async fn recent(
@@ -84,4 +135,12 @@ pub trait Ledger: Send + Sync {
         user: &UserId,
         limit: usize,
     ) -> Result<Vec<serde_json::Value>, LedgerError>;
+
+    /// The last decisions of a tenant that ended sessions since then, oldest first, as [`Ledger::recent`] shows them;
+    /// none where this process keeps no ledger.
+    async fn ends_since(
+        &self,
+        tenant: &TenantId,
+        since: Timestamp,
+    ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError>;
 }

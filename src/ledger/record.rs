@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
-use super::{Intent, Outcome};
+use super::users::SeenUser;
+use super::{Held, Intent, Outcome, SeenSession, seen};
 use crate::model::{TenantId, UserId};
 use crate::policy::{Decision, Witnesses};
 
@@ -25,6 +26,7 @@ pub struct BadRecord {
 pub(super) enum Record {
     Intent(StoredIntent),
     Outcome(StoredOutcome),
+    Seen(SeenUser),
 }
 
 pub(super) struct StoredIntent {
@@ -35,6 +37,9 @@ pub(super) struct StoredIntent {
     pub(super) executed: bool,
     pub(super) decided_at_ms: i64,
     pub(super) decision: String,
+    /// A JSON list of what [`SeenSession`] writes.
+    pub(super) sessions: Option<String>,
+    pub(super) held: Option<String>,
 }
 
 pub(super) struct StoredOutcome {
@@ -45,9 +50,9 @@ pub(super) struct StoredOutcome {
     pub(super) outcomes: String,
 }
 
-/// Writes an intent, without its witnesses where they are too many to send.
+/// Writes an intent, without its sessions and its witnesses where they are too many to send.
 pub(super) fn intent(id: Uuid, intent: &Intent, decided_at: Timestamp) -> serde_json::Result<Vec<u8>> {
-    let written = |decision: &Decision| {
+    let written = |decision: &Decision, sessions: Option<&[SeenSession]>| {
         serde_json::to_vec(&WrittenIntent {
             id: id.to_string(),
             tenant: intent.tenant.as_str(),
@@ -56,9 +61,11 @@ pub(super) fn intent(id: Uuid, intent: &Intent, decided_at: Timestamp) -> serde_
             executed: intent.executed,
             decided_at,
             decision,
+            sessions,
+            held: intent.held.map(Held::as_str),
         })
     };
-    let whole = written(&intent.decision)?;
+    let whole = written(&intent.decision, Some(&intent.sessions))?;
     if whole.len() <= BYTES_MAX {
         return Ok(whole);
     }
@@ -66,7 +73,7 @@ pub(super) fn intent(id: Uuid, intent: &Intent, decided_at: Timestamp) -> serde_
     for verdict in &mut decision.verdicts {
         verdict.witnesses = Witnesses::default();
     }
-    written(&decision)
+    written(&decision, None)
 }
 
 /// Writes what came of an intent.
@@ -79,6 +86,17 @@ pub(super) fn outcome(
 ) -> serde_json::Result<Vec<u8>> {
     let (tenant, uid) = (tenant.as_str(), user.as_str());
     serde_json::to_vec(&WrittenOutcome { id: id.to_string(), tenant, uid, closed_at, outcomes })
+}
+
+/// Writes that a user was seen.
+pub(super) fn seen(seen: &SeenUser) -> serde_json::Result<Vec<u8>> {
+    let seen_at = Timestamp::from_millisecond(seen.at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    serde_json::to_vec(&WrittenSeen {
+        tenant: seen.tenant.as_str(),
+        uid: seen.user.as_str(),
+        seen_at,
+        listed: seen.listed,
+    })
 }
 
 /// Reads a record, or says what is wrong with it.
@@ -98,6 +116,8 @@ pub(super) fn read(raw: &[u8]) -> Result<Record, BadRecord> {
             looked: read.looked.0,
             executed: read.executed,
             decided_at_ms: read.decided_at.as_millisecond(),
+            sessions: read.sessions.map(|seen| serde_json::to_string(&seen)).transpose().map_err(unwritable)?,
+            held: read.held.map(|held| held.0),
         })),
         ReadRecord::Outcome(read) => Ok(Record::Outcome(StoredOutcome {
             outcomes: serde_json::to_string(&read.outcomes).map_err(unwritable)?,
@@ -105,6 +125,12 @@ pub(super) fn read(raw: &[u8]) -> Result<Record, BadRecord> {
             tenant: read.tenant,
             user: read.uid,
             closed_at_ms: read.closed_at.as_millisecond(),
+        })),
+        ReadRecord::Seen(read) => Ok(Record::Seen(SeenUser {
+            tenant: read.tenant,
+            user: read.uid,
+            at_ms: read.seen_at.as_millisecond(),
+            listed: read.listed,
         })),
     }
 }
@@ -119,6 +145,8 @@ struct WrittenIntent<'a> {
     executed: bool,
     decided_at: Timestamp,
     decision: &'a Decision,
+    sessions: Option<&'a [SeenSession]>,
+    held: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -131,11 +159,21 @@ struct WrittenOutcome<'a> {
     outcomes: &'a [Outcome],
 }
 
+#[derive(Serialize)]
+#[serde(tag = "record", rename = "seen")]
+struct WrittenSeen<'a> {
+    tenant: &'a str,
+    uid: &'a str,
+    seen_at: Timestamp,
+    listed: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
 enum ReadRecord {
     Intent(Box<ReadIntent>),
     Outcome(ReadOutcome),
+    Seen(ReadSeenUser),
 }
 
 #[derive(Deserialize)]
@@ -151,6 +189,42 @@ struct ReadIntent {
     executed: bool,
     decided_at: Timestamp,
     decision: ReadDecision,
+    /// Older workers send neither.
+    sessions: Option<Vec<ReadSeen>>,
+    held: Option<Words>,
+}
+
+/// What [`SeenSession`] writes.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct ReadSeen {
+    session: Hex<32>,
+    login_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device_type: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    os: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    browser: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    city: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    country: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip: Option<Word>,
+}
+
+/// A word of the listing, as [`SeenSession`] keeps it.
+#[derive(Deserialize, Serialize)]
+#[serde(from = "String")]
+struct Word(String);
+
+impl From<String> for Word {
+    fn from(raw: String) -> Self {
+        Self(seen::clean(&raw))
+    }
 }
 
 #[derive(Deserialize)]
@@ -164,6 +238,17 @@ struct ReadOutcome {
     uid: UserId,
     closed_at: Timestamp,
     outcomes: Vec<ReadEnd>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadSeenUser {
+    #[serde(deserialize_with = "tenant")]
+    tenant: TenantId,
+    #[serde(deserialize_with = "user")]
+    uid: UserId,
+    seen_at: Timestamp,
+    listed: bool,
 }
 
 /// What [`Decision`] writes, field by field in its order.

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Intent, IntentId, Ledger, LedgerError, Outcome, record};
+use super::users::{SeenCache, SeenUser, is_due};
+use super::{Intent, IntentId, Ledger, LedgerError, Outcome, Seen, record};
 use crate::clock::Clock;
 use crate::model::{TenantId, UserId};
 use crate::telemetry::Metrics;
@@ -33,16 +35,18 @@ pub struct RemoteLedger {
     metrics: Metrics,
     /// So that the log tells of an outage once.
     losing: AtomicBool,
+    seen: SeenCache,
 }
 
 impl RemoteLedger {
     /// With `required` a record that cannot be delivered is an error, so that nobody is ended; otherwise it is counted
     /// and its history is lost.
     pub fn new(courier: Arc<dyn Courier>, required: bool, clock: Clock, metrics: Metrics) -> Self {
-        Self { courier, required, clock, metrics, losing: AtomicBool::new(false) }
+        Self { courier, required, clock, metrics, losing: AtomicBool::new(false), seen: SeenCache::new() }
     }
 
-    async fn send(&self, tenant: &TenantId, record: serde_json::Result<Vec<u8>>) -> Result<(), LedgerError> {
+    /// Whether it was delivered; otherwise it is lost.
+    async fn send(&self, tenant: &TenantId, record: serde_json::Result<Vec<u8>>) -> Result<bool, LedgerError> {
         let limit = if self.losing.load(Ordering::Relaxed) { LOSING_TIMEOUT } else { DELIVER_TIMEOUT };
         let delivered = match record {
             Err(error) => Err(error.into()),
@@ -51,20 +55,24 @@ impl RemoteLedger {
                 .unwrap_or_else(|_late| Err(anyhow::anyhow!("no confirmation within {limit:?}"))),
         };
         match delivered {
-            Ok(()) if self.losing.swap(false, Ordering::Relaxed) => tracing::info!("records reach the ledger again"),
-            Ok(()) => {}
+            Ok(()) => {
+                if self.losing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("records reach the ledger again");
+                }
+                Ok(true)
+            }
             Err(error) if self.required => {
                 self.losing.store(true, Ordering::Relaxed);
-                return Err(LedgerError(error));
+                Err(LedgerError(error))
             }
             Err(error) => {
                 self.metrics.ledger_lost.inc();
                 if !self.losing.swap(true, Ordering::Relaxed) {
                     tracing::error!(alarm = "ledger_lost", "records do not reach the ledger and are lost: {error:#}");
                 }
+                Ok(false)
             }
         }
-        Ok(())
     }
 }
 
@@ -76,11 +84,21 @@ impl Ledger for RemoteLedger {
         Ok(IntentId::Record { id, tenant: intent.tenant, user: intent.user })
     }
 
+    fn note(&self, _intent: Intent) {}
+
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
         let IntentId::Record { id, tenant, user } = intent else {
             return Err(LedgerError(anyhow::anyhow!("the intent is of another ledger")));
         };
-        self.send(&tenant, record::outcome(id, &tenant, &user, outcomes, self.clock.now())).await
+        self.send(&tenant, record::outcome(id, &tenant, &user, outcomes, self.clock.now())).await.map(drop)
+    }
+
+    async fn seen(&self, tenant: &TenantId, user: &UserId, seen: Seen) -> Result<(), LedgerError> {
+        let seen = SeenUser::of(tenant, user, seen, self.clock);
+        if is_due(&self.seen, &seen) && self.send(tenant, record::seen(&seen)).await? {
+            self.seen.note(tenant, user, seen.at_ms);
+        }
+        Ok(())
     }
 
     async fn recent(
@@ -90,5 +108,13 @@ impl Ledger for RemoteLedger {
         _limit: usize,
     ) -> Result<Vec<serde_json::Value>, LedgerError> {
         Err(LedgerError(anyhow::anyhow!("this process keeps no ledger: ask the control process")))
+    }
+
+    async fn ends_since(
+        &self,
+        _tenant: &TenantId,
+        _since: Timestamp,
+    ) -> Result<Vec<(UserId, serde_json::Value)>, LedgerError> {
+        Ok(Vec::new())
     }
 }

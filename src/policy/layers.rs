@@ -54,7 +54,8 @@ pub struct Exemption {
     pub effect: ExemptionEffect,
     pub reason: Arc<str>,
     pub owner: Arc<str>,
-    /// From this instant on it is as if it were not written.
+    /// From this instant on it is as if it were not written. This is all that our clock has to do with a decision: who
+    /// resolves says what time it is, so a clock that runs ahead ends an exemption early, and one behind prolongs it.
     pub expires: Timestamp,
 }
 

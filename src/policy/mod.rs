@@ -81,6 +81,11 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Whether it ends the sessions of those who have just come.
+    pub fn locks_people_out(&self) -> bool {
+        self.strategy == Strategy::RejectNewest && self.mode == Mode::Enforce
+    }
+
     /// Whether this user is among the share of users the policy is enforced for.
     ///
     /// A user stays inside when the share grows, and the choice is the same on every worker.
@@ -105,6 +110,15 @@ pub enum Mode {
 
 impl Mode {
     pub const ALL: [Self; 3] = [Self::Enforce, Self::Observe, Self::Off];
+
+    /// The greater, the less is done.
+    fn caution(self) -> u8 {
+        match self {
+            Self::Enforce => 0,
+            Self::Observe => 1,
+            Self::Off => 2,
+        }
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -246,6 +260,16 @@ pub struct ResolvedPolicy {
 impl ResolvedPolicy {
     pub fn new(name: &str, source: Source, policy: Policy) -> Self {
         Self { name: name.into(), version: PolicyVersion::of(&policy), source, policy: Arc::new(policy) }
+    }
+
+    /// The same policy in a mode that ends no more than `cap` lets it.
+    #[must_use]
+    pub fn capped(self, cap: Mode) -> Self {
+        if self.policy.mode.caution() >= cap.caution() {
+            return self;
+        }
+        let policy = Policy { mode: cap, ..(*self.policy).clone() };
+        Self { version: PolicyVersion::of(&policy), policy: Arc::new(policy), ..self }
     }
 }
 

@@ -56,7 +56,17 @@ pub enum ProviderError {
     Refused(#[source] anyhow::Error),
 }
 
+/// The source of an error that the provider's own session limiter made.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LoginLimited(pub String);
+
 impl ProviderError {
+    /// Whether it was the provider's own session limiter that said no.
+    pub fn is_login_limit(&self) -> bool {
+        matches!(self, Self::Unavailable(source) | Self::Throttled { source, .. } if source.is::<LoginLimited>())
+    }
+
     /// The metric label of this class.
     pub fn class(&self) -> &'static str {
         match self {

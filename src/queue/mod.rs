@@ -11,9 +11,12 @@ use jiff::Timestamp;
 use crate::message::Unreadable;
 use crate::model::{Lane, LoginEvent, TenantId};
 
+mod again;
 mod dedupe;
 pub mod embedded;
 pub mod rabbitmq;
+
+pub use self::again::look_again;
 
 /// Names one hand-over of a message. Only good with the subscription that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +76,8 @@ pub enum Why {
     SurplusLeft,
     DirectivesStale,
     LedgerUnavailable,
+    /// Nobody grants a part of the revocation budget.
+    NoGrant,
     StepDeadline,
     Stopping,
     Damaged,
@@ -86,7 +91,7 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Unavailable,
         Self::Throttled,
         Self::Unauthorized,
@@ -97,6 +102,7 @@ impl Why {
         Self::SurplusLeft,
         Self::DirectivesStale,
         Self::LedgerUnavailable,
+        Self::NoGrant,
         Self::StepDeadline,
         Self::Stopping,
         Self::Damaged,
@@ -120,6 +126,7 @@ impl Why {
             Self::SurplusLeft => "surplus_left",
             Self::DirectivesStale => "directives_stale",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::NoGrant => "no_grant",
             Self::StepDeadline => "step_deadline",
             Self::Stopping => "stopping",
             Self::Damaged => "damaged",

@@ -60,6 +60,8 @@ pub struct SandboxConfig {
     pub token_form: TokenForm,
     /// How long an access token lives. The vendor's default is 15 minutes; a day is handier for playing by hand.
     pub token_lifetime: Duration,
+    /// Restrict Login Sharing: a login beyond so many live sessions of a user is refused. `None`: it is off.
+    pub login_limit: Option<u32>,
     /// Vendor calls that are answered within any one second; more get 429. `None`: any number.
     pub requests_per_second: Option<u32>,
     /// Sessions that may ever be made, so that a runaway client cannot fill the memory.
@@ -96,6 +98,7 @@ impl Default for SandboxConfig {
             dead_token: DeadToken::default(),
             token_form: TokenForm::default(),
             token_lifetime: Duration::from_hours(24),
+            login_limit: None,
             requests_per_second: None,
             sessions_max: 1_000_000,
             revocation_window: Duration::from_secs(15),

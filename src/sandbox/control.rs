@@ -14,7 +14,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Shared, faults::Faults, line::Peer, login_made, report::Keep, user::Traits, webhooks::WebhookFate};
+use super::{
+    Shared, faults::Faults, line::Peer, login_made, report::Keep, user::Traits, webhooks::WebhookFate,
+    world::LoginError,
+};
 
 /// Listings tell times to the millisecond: with this each login of a request is newer than the one before.
 const BETWEEN_LOGINS: Duration = Duration::from_millis(1);
@@ -127,6 +130,7 @@ async fn login(State(shared): State<Arc<Shared>>, Json(body): Json<LoginBody>) -
     let logins: Result<Vec<_>, _> = (0..body.count).map(login).collect();
     match logins {
         Ok(logins) => Json(json!({ "logins": logins })).into_response(),
+        Err(error @ LoginError::Limited) => problem(StatusCode::FORBIDDEN, &error.to_string()),
         Err(error) => problem(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }

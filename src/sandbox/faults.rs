@@ -1,5 +1,7 @@
 //! What goes wrong on purpose, and the dice that decide when. The same seed gives the same throws.
 
+use std::collections::BTreeMap;
+
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,9 @@ pub struct Faults {
     pub server_error_percent: f64,
     /// HTTP 500 with code 950.
     pub unknown_error_percent: f64,
+    /// HTTP 403 with code 1338, the vendor's own limiter. It is documented for logins; nobody has seen which other calls
+    /// it meets.
+    pub login_limited_percent: f64,
     /// HTTP 200 with half a JSON document, an HTML page, or nothing.
     pub garbage_percent: f64,
     /// HTTP 200 with code 950 in the body.
@@ -37,6 +42,8 @@ pub struct Faults {
     pub hidden_rows_percent: f64,
     /// Ids of sessions that cannot be ended: code 991, as for a blocked account.
     pub stubborn_sessions: Vec<String>,
+    /// `LoginDate` of the sessions with these ids, word for word: what no listing should show, and may all the same.
+    pub login_dates: BTreeMap<String, String>,
     /// The secret was rotated: the right one is refused with 902.
     pub secret_rotated: bool,
     /// Nothing works.
@@ -75,6 +82,7 @@ impl Default for Faults {
             retry_after_seconds: None,
             server_error_percent: 0.0,
             unknown_error_percent: 0.0,
+            login_limited_percent: 0.0,
             garbage_percent: 0.0,
             disguised_percent: 0.0,
             hang_percent: 0.0,
@@ -82,6 +90,7 @@ impl Default for Faults {
             answer_lost_percent: 0.0,
             hidden_rows_percent: 0.0,
             stubborn_sessions: Vec::new(),
+            login_dates: BTreeMap::new(),
             secret_rotated: false,
             outage: Outage::None,
             webhooks_dropped_percent: 0.0,
@@ -104,6 +113,7 @@ pub(super) enum CallFault {
     Throttled { retry_after_seconds: Option<u64> },
     Status(u16),
     UnknownError,
+    LoginLimited,
     Garbage(&'static str),
     Disguised,
     Hang,
@@ -170,6 +180,8 @@ impl Dice {
             Some(CallFault::Status(status.unwrap_or(500)))
         } else if self.hits(self.faults.unknown_error_percent) {
             Some(CallFault::UnknownError)
+        } else if self.hits(self.faults.login_limited_percent) {
+            Some(CallFault::LoginLimited)
         } else if self.hits(self.faults.disguised_percent) {
             Some(CallFault::Disguised)
         } else if self.hits(self.faults.garbage_percent) {

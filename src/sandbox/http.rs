@@ -184,6 +184,7 @@ async fn faulty(shared: &Shared, route: &Route, call: &Call, peer: Option<&Peer>
         Some(CallFault::Throttled { retry_after_seconds }) => Some(throttled(route, retry_after_seconds)),
         Some(CallFault::Status(status)) => Some(outage_page(status)),
         Some(CallFault::UnknownError) => Some(Refusal::UnknownError.answer(envelope, Refusal::UnknownError.status())),
+        Some(CallFault::LoginLimited) => Some(Refusal::LoginLimited.answer(envelope, Refusal::LoginLimited.status())),
         Some(CallFault::Disguised) => Some(Refusal::UnknownError.answer(envelope, StatusCode::OK)),
         Some(CallFault::Garbage(body)) => Some(body.into_response()),
         Some(CallFault::Hang) => {
@@ -271,13 +272,13 @@ fn list(shared: &Shared, call: &Call, now: Timestamp) -> Result<Response, Refusa
     let mut dice = shared.dice();
     let rows = page.rows.map(|rows| rows.into_iter().filter(|_| !dice.hides_row()).collect::<Vec<_>>());
     let digits = shared.config.login_date.digits();
-    let rows =
-        rows.map(|rows| rows.iter().map(|row| row_json(row, shared.config.row_case, digits)).collect::<Vec<_>>());
+    let date = |row: &Session| dice.faults().login_dates.get(&row.id()).cloned().unwrap_or(stamp(row.login_at, digits));
+    let row_json = |row: &Session| row_json(row, shared.config.row_case, &date(row));
+    let rows = rows.map(|rows| rows.iter().map(row_json).collect::<Vec<_>>());
     Ok(Json(json!({ "nextCursor": page.next_cursor, "data": rows })).into_response())
 }
 
-fn row_json(row: &Session, case: RowCase, digits: u32) -> Value {
-    let date = stamp(row.login_at, digits);
+fn row_json(row: &Session, case: RowCase, date: &str) -> Value {
     let device = row.device;
     match case {
         RowCase::Pascal => json!({

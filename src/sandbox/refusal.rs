@@ -37,6 +37,7 @@ pub(super) enum Refusal {
     NoActiveSession,
     TokenMissing,
     UidSyntax,
+    LoginLimited,
     TooManyRequests,
 }
 
@@ -62,6 +63,7 @@ impl Refusal {
             Self::NoActiveSession => (1055, 403, "The session has expired, there is no current active session"),
             Self::TokenMissing => (1060, 400, "Access token is missing"),
             Self::UidSyntax => (1200, 403, "The uid may have letters, digits, _ and -, and 1 to 50 characters"),
+            Self::LoginLimited => (1338, 403, "The limit of active login sessions is exceeded"),
             Self::TooManyRequests => (429, 429, "Too many requests"),
         }
     }

@@ -22,7 +22,7 @@ pub struct Traits {
     pub roles: Vec<String>,
     /// `CustomFields`.
     pub custom_fields: BTreeMap<String, String>,
-    /// `SessionsLimit`; left out of profiles when `None`.
+    /// `SessionsLimit`; left out of profiles when `None`. It holds where Restrict Login Sharing is on.
     pub sessions_limit: Option<u32>,
     /// The primary address. `None`: `<uid>@example.com`.
     pub email: Option<String>,

@@ -35,7 +35,7 @@ pub(super) struct Page {
     pub(super) next_cursor: i32,
 }
 
-/// A login or a refresh that was refused by the sandbox itself, not by the vendor it plays.
+/// A login that was refused: by the sandbox itself, or by the vendor's own limiter that it plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
     /// The uid breaks the vendor's rule.
@@ -44,6 +44,9 @@ pub enum LoginError {
     /// No such device.
     #[error("there is no device of that name")]
     Device,
+    /// Restrict Login Sharing is on, and the user has as many sessions as it allows.
+    #[error("code 1338: the user has as many active sessions as Restrict Login Sharing allows")]
+    Limited,
     /// `SandboxConfig::sessions_max` is reached.
     #[error("the sandbox holds as many sessions as it may")]
     Full,
@@ -108,6 +111,9 @@ impl World {
         if self.sessions.len() >= self.config.sessions_max {
             return Err(LoginError::Full);
         }
+        if self.is_at_vendor_limit(uid, now) {
+            return Err(LoginError::Limited);
+        }
         let device = device::pick(device, &mut self.rng).ok_or(LoginError::Device)?;
         let user = self.user(uid, now)?;
         user.logins = user.logins.saturating_add(1);
@@ -133,6 +139,15 @@ impl World {
         self.add(session.clone());
         let user = self.user(uid, now)?.clone();
         Ok((session, user))
+    }
+
+    /// Whether the vendor's own limiter refuses one more session. The vendor says both that the user's own limit goes
+    /// before the site's and that the stricter one does; here the user's own does.
+    fn is_at_vendor_limit(&self, uid: &str, now: Timestamp) -> bool {
+        let (Some(of_site), user) = (self.config.login_limit, self.users.get(uid)) else { return false };
+        let limit = user.and_then(|user| user.traits.sessions_limit).unwrap_or(of_site);
+        let live = user.map_or(0, |user| self.sessions_of(user).filter(|session| session.is_live(now)).count());
+        live >= usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
     fn add(&mut self, session: Session) {
@@ -233,8 +248,12 @@ impl World {
         if self.sessions.len() >= self.config.sessions_max {
             return Err(Refusal::UnknownError);
         }
-        let access_token = self.new_token();
         let replace = self.config.refresh_row == RefreshRow::Replace;
+        // Whether a refresh meets the limiter is not known; one that adds a row does here.
+        if !replace && self.is_at_vendor_limit(&old.uid, now) {
+            return Err(Refusal::LoginLimited);
+        }
+        let access_token = self.new_token();
         let new = Session {
             digest: digest(&access_token),
             access_token,

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::health::{Call, Health};
 use super::rate::{CallClass, RateGate};
+use super::signs::Signs;
 use crate::model::{AccessToken, TenantId, UserId, UserTraits, View};
 use crate::provider::{ProviderError, Revoked, SessionProvider};
 use crate::retry;
@@ -23,6 +24,7 @@ pub(super) struct Calls {
     pub(super) provider: Arc<dyn SessionProvider>,
     pub(super) gate: RateGate,
     pub(super) health: Health,
+    pub(super) signs: Signs,
     pub(super) metrics: Metrics,
 }
 
@@ -44,7 +46,9 @@ pub(super) enum CallError {
 
 impl Calls {
     pub(super) async fn list(&self, call: CallFor<'_>) -> Result<View, CallError> {
-        self.tried("list", call, || self.provider.list(call.user)).await
+        let view = self.tried("list", call, || self.provider.list(call.user)).await?;
+        self.signs.note_listed(call.user, &view);
+        Ok(view)
     }
 
     pub(super) async fn revoke(&self, call: CallFor<'_>, token: &AccessToken) -> Result<Revoked, CallError> {
@@ -52,7 +56,9 @@ impl Calls {
     }
 
     pub(super) async fn traits(&self, call: CallFor<'_>) -> Result<UserTraits, CallError> {
-        self.tried("profile", call, || self.provider.traits(call.user)).await
+        let traits = self.tried("profile", call, || self.provider.traits(call.user)).await?;
+        self.signs.note_traits(call.user, &traits);
+        Ok(traits)
     }
 
     /// One listing without further tries, to learn whether the provider answers.
@@ -95,6 +101,7 @@ impl Calls {
             self.gate.close_for(retry_after.unwrap_or(THROTTLED_WAIT).min(THROTTLED_WAIT_MAX));
         }
         self.health.note(user, call, error);
+        self.signs.note_answer(user, error);
         let result = error.map_or("ok", ProviderError::class);
         let of = labels([("tenant", self.tenant.as_str()), ("operation", operation), ("result", result)]);
         self.metrics.provider_calls.get_or_create(&of).inc();

@@ -3,11 +3,17 @@
 mod allowance;
 mod calls;
 mod coalesce;
+mod ending;
+mod evictions;
+mod evidence;
 pub mod fleet;
+mod guard;
 mod health;
+mod known;
 mod lanes;
 mod rate;
 mod settle;
+mod signs;
 mod step;
 
 use std::sync::Arc;
@@ -18,15 +24,20 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+pub use self::evictions::eviction_of;
+pub use self::guard::Brakes;
 pub use self::health::TenantState;
+pub use self::signs::LimiterSign;
 pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnforcer};
 
 use self::calls::Calls;
 use self::coalesce::Coalescer;
+use self::guard::Guard;
 use self::health::Health;
 use self::lanes::Lanes;
 use self::rate::RateGate;
 use self::settle::Circumstances;
+use self::signs::Signs;
 use crate::clock::Clock;
 use crate::config::{Rate, WorkerConfig};
 use crate::directives::Directives;
@@ -54,6 +65,7 @@ pub struct WorkerParts {
     pub queue: Arc<dyn Queue>,
     pub directives: Arc<dyn Directives>,
     pub ledger: Arc<dyn Ledger>,
+    pub brakes: Brakes,
     pub config: WorkerConfig,
     pub clock: Clock,
     pub metrics: Metrics,
@@ -67,12 +79,14 @@ pub struct TenantWorker {
 
 impl TenantWorker {
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { tenant, provider, rate, queue, directives, ledger, config, clock, metrics } = parts;
+        let WorkerParts { tenant, provider, rate, queue, directives, ledger, brakes, config, clock, metrics } = parts;
         metrics.announce(&tenant);
         let health = Health::new(tenant.clone(), metrics.clone());
-        let calls =
-            Calls { tenant: tenant.clone(), provider, gate: RateGate::new(rate), health, metrics: metrics.clone() };
-        let enforcer = TenantEnforcer { tenant, calls, directives, ledger, config, clock, metrics };
+        let signs = Signs::new(tenant.clone(), clock, metrics.clone());
+        let gate = RateGate::new(rate);
+        let calls = Calls { tenant: tenant.clone(), provider, gate, health, signs, metrics: metrics.clone() };
+        let guard = Guard::new(&brakes);
+        let enforcer = TenantEnforcer { tenant, calls, directives, ledger, brakes, guard, config, clock, metrics };
         Self { queue, enforcer: Arc::new(enforcer) }
     }
 
@@ -83,6 +97,7 @@ impl TenantWorker {
 
     /// Works until it is told to stop; then finishes what it began, within the drain time, and gives back the rest.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.enforcer.remember_evictions().await;
         while !stop.is_cancelled() {
             match self.enforcer.calls.health.state() {
                 TenantState::Running => self.consume(&stop).await?,
@@ -233,7 +248,7 @@ impl Step {
 
     /// Looks and settles. An error is the queue's and ends the worker.
     async fn run(self, enforcer: &TenantEnforcer, lanes: &Lanes, stop: &CancellationToken) -> anyhow::Result<UserId> {
-        let settlements = match enforcer.evaluate(&self.look).await {
+        let settlements = match enforcer.evaluate_and_know(&self.look).await {
             Ok(evaluation) => settle::after_look(&evaluation, &self.deliveries),
             Err(error) => self.after_failure(enforcer, error),
         };

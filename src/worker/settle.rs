@@ -91,6 +91,7 @@ fn settlement(error: &StepError, delivery: &Delivery, now: Circumstances) -> Set
         }
         StepError::Provider(ProviderError::Refused(_)) => Settlement::DeadLetter { why: Why::Refused },
         StepError::Directives(_) => defer(OWN_TROUBLE_WAIT, Why::DirectivesStale),
+        StepError::Budget(_) => defer(OWN_TROUBLE_WAIT, Why::NoGrant),
         StepError::Ledger(_) => defer(OWN_TROUBLE_WAIT, Why::LedgerUnavailable),
         // Its turn did not come: that is our rate, not its fault, so it spends nothing.
         StepError::Deadline => defer(DEADLINE_WAIT, Why::StepDeadline),

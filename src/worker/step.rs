@@ -8,28 +8,28 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::calls::{CallError, CallFor, Calls, worst};
+use super::calls::{CallError, CallFor, Calls};
+use super::ending::{Cause, Chosen};
 use super::fleet::Share;
+use super::guard::{Brakes, Guard};
 use super::health::TenantState;
 use super::rate::CallClass;
 use crate::clock::Clock;
 use crate::config::WorkerConfig;
-use crate::directives::{Directives, Stale};
-use crate::ledger::{Ended, Intent, IntentId, Ledger, LedgerError, Outcome};
-use crate::model::{Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
+use crate::directives::{Directive, Directives, Eviction, NoLeave, Stale};
+use crate::ledger::{Ended, Held, Ledger, LedgerError, Outcome};
+use crate::model::{Lane, Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
 use crate::policy::{
-    Action, Decision, Marks, Mode, ReasonCode, Resolution, Strategy, Subject, Verdict, Witnesses, decide, device_count,
-    distinct,
+    Action, Decision, Marks, Mode, ReasonCode, Resolution, ResolvedPolicy, Strategy, Subject, Verdict, Witnesses,
+    decide, device_count, distinct,
 };
-use crate::provider::{ProviderError, Revoked};
+use crate::provider::ProviderError;
 use crate::queue::Why;
 use crate::retry;
 use crate::telemetry::{Metrics, labels};
 
 /// Listings of one step, the last look included. A user with more surplus than they can end is looked at again.
 const LISTINGS_PER_STEP_MAX: usize = 24;
-/// Sessions of one user whose end failed, before a step leaves the rest to the next attempt.
-const FAILED_ENDS_MAX: usize = 3;
 /// Under `reject_newest` only sessions this recent, seen from the login event, are ended.
 const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
@@ -72,6 +72,8 @@ pub enum StepError {
     Provider(#[source] ProviderError),
     #[error("nobody is ended without current directives")]
     Directives(#[source] Stale),
+    #[error("nobody is ended without a part of the revocation budget")]
+    Budget(#[source] NoLeave),
     #[error("nobody is ended without a durable intent")]
     Ledger(#[source] LedgerError),
     #[error("the step's deadline passed")]
@@ -102,6 +104,8 @@ pub struct TenantEnforcer {
     pub(super) calls: Calls,
     pub(super) directives: Arc<dyn Directives>,
     pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) brakes: Brakes,
+    pub(super) guard: Guard,
     pub(super) config: WorkerConfig,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -110,9 +114,42 @@ pub struct TenantEnforcer {
 #[async_trait]
 impl Enforcer for TenantEnforcer {
     async fn evaluate(&self, look: &Look) -> Result<Evaluation, StepError> {
+        let mut eviction = None;
+        let evaluation = self.look(look, &mut eviction).await;
+        if let Some(eviction) = eviction {
+            self.guard.note(&self.tenant, &look.user, eviction).await;
+        }
+        evaluation
+    }
+
+    async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError> {
+        let deadline = Instant::now() + self.config.step_deadline;
+        let call = CallFor { user, class: CallClass::Logins, deadline };
+        let ruling = self.resolve(call).await?;
+        let view = self.calls.list(call).await?;
+        let mut decision = self.decide(&view, &ruling, user);
+        for verdict in &mut decision.verdicts {
+            choose(verdict, verdict.digest.session_id() == session);
+        }
+        let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: false };
+        let chosen = with_sessions(decision.revocations(), &view);
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let cause = Cause { look: &look, decision: &decision, view: &view, is_paid: false, deadline };
+        let ending = self.end_all(cause, &chosen, &mut HashSet::new()).await?;
+        let ended = ending.ends.as_ref().and_then(|ends| ends.outcomes.first()).map(|outcome| outcome.ended);
+        self.close(&look, ending.ends).await;
+        ending.result.map(|()| ended)
+    }
+}
+
+impl TenantEnforcer {
+    async fn look(&self, look: &Look, eviction: &mut Option<Eviction>) -> Result<Evaluation, StepError> {
         let deadline = Instant::now() + self.config.step_deadline;
         let call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
-        let resolution = self.resolve(call).await?;
+        let ruling = self.resolve(call).await?;
+        let Ruling { resolution, directive } = &ruling;
         let mut evaluation =
             Evaluation { decision: None, view: View::default(), devices: 0, outcomes: Vec::new(), again: None };
         if resolution.policy.policy.mode == Mode::Off && !look.dry_run {
@@ -124,20 +161,24 @@ impl Enforcer for TenantEnforcer {
             // The disk has written what came of the last revocations before the provider has listed what is left.
             let (view, ()) = tokio::join!(self.calls.list(call), self.close(look, ends.take()));
             let view = view?;
-            let decision = self.decide(&view, &resolution, &look.user);
-            let executed = self.is_executed(&decision, &resolution, look);
-            let chosen = chosen(&decision, &view, &resolution, look);
+            let decision = self.decide(&view, &ruling, &look.user);
+            let held = self.held(directive, resolution, look);
+            let executed = held.is_none() && !look.dry_run;
+            let chosen = chosen(&decision, &view, resolution, look);
             if listing == 1 {
                 evaluation.decision = Some(decision.clone());
                 evaluation.view = distinct(&view);
                 evaluation.devices = device_count(&evaluation.view, &resolution.policy.policy);
                 if !look.dry_run {
                     self.count(&decision, executed);
+                    if chosen.is_empty() && look.reason.lane() == Lane::Logins {
+                        self.ledger.note(self.intent(look, decision.clone(), &view, None));
+                    }
                 }
             }
             if !executed {
                 if !look.dry_run && !chosen.is_empty() {
-                    self.record(look, decision.clone()).await;
+                    self.record_held(look, decision, &view, held).await?;
                 }
                 return Ok(evaluation);
             }
@@ -147,47 +188,22 @@ impl Enforcer for TenantEnforcer {
                 return Ok(evaluation);
             }
             let batch: Vec<_> = fresh.into_iter().take(self.config.revokes_per_step_max).copied().collect();
-            let (ended, result) = self.revoke(look, &decision, &batch, deadline, &mut tried).await?;
-            evaluation.outcomes.extend_from_slice(&ended.outcomes);
-            ends = Some(ended);
-            if result.is_err() {
+            let cause = Cause { look, decision: &decision, view: &view, is_paid: true, deadline };
+            let ending = self.end_all(cause, &batch, &mut tried).await?;
+            *eviction = ending.eviction.or(*eviction);
+            evaluation.outcomes.extend(ending.ends.iter().flat_map(|ends| ends.outcomes.iter().cloned()));
+            ends = ending.ends;
+            if ending.result.is_err() || ending.is_over_budget {
                 self.close(look, ends).await;
-                return result.map(|()| evaluation);
+                if ending.is_over_budget {
+                    self.record_held(look, decision, &view, Some(Held::Budget)).await?;
+                }
+                return ending.result.map(|()| evaluation);
             }
         }
         Ok(evaluation)
     }
 
-    async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError> {
-        let deadline = Instant::now() + self.config.step_deadline;
-        let call = CallFor { user, class: CallClass::Logins, deadline };
-        let resolution = self.resolve(call).await?;
-        let view = self.calls.list(call).await?;
-        let mut decision = self.decide(&view, &resolution, user);
-        for verdict in &mut decision.verdicts {
-            choose(verdict, verdict.digest.session_id() == session);
-        }
-        let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: false };
-        let chosen = with_sessions(decision.revocations(), &view);
-        if chosen.is_empty() {
-            return Ok(None);
-        }
-        let (ends, result) = self.revoke(&look, &decision, &chosen, deadline, &mut HashSet::new()).await?;
-        let ended = ends.outcomes.first().map(|outcome| outcome.ended);
-        self.close(&look, Some(ends)).await;
-        result.map(|()| ended)
-    }
-}
-
-type Chosen<'a> = (&'a Verdict, &'a Session);
-
-/// What came of the sessions that an intent was about.
-struct Ends {
-    intent: IntentId,
-    outcomes: Vec<Outcome>,
-}
-
-impl TenantEnforcer {
     /// Whether this tenant's messages are worked on.
     pub fn state(&self) -> TenantState {
         self.calls.health.state()
@@ -198,126 +214,72 @@ impl TenantEnforcer {
         self.calls.gate.set_share(share);
     }
 
-    async fn resolve(&self, call: CallFor<'_>) -> Result<Resolution, StepError> {
-        let directive = self.directives.current(&self.tenant, call.user);
-        let stale = labels([("tenant", self.tenant.as_str())]);
-        self.metrics.directives_stale.get_or_create(&stale).set(i64::from(directive.is_err()));
-        let policies = directive.map_err(StepError::Directives)?.policies;
-        let now = self.clock.now();
-        if let Ok(resolution) = policies.resolve(call.user, None, now) {
-            return Ok(resolution);
-        }
-        let traits = self.calls.traits(call).await?;
-        policies
-            .resolve(call.user, Some(&traits), now)
-            .map_err(|needed| StepError::Provider(ProviderError::Unavailable(needed.into())))
+    /// Lets the guard's hold on a user go, as the directives already have.
+    pub fn release(&self, user: &UserId) {
+        self.guard.release(user);
     }
 
-    fn decide(&self, view: &View, resolution: &Resolution, user: &UserId) -> Decision {
+    async fn resolve(&self, call: CallFor<'_>) -> Result<Ruling, StepError> {
+        let directive = self.directives.current(&self.tenant, call.user);
+        let is_stale = !directive.as_ref().is_ok_and(|directive| directive.is_current);
+        let of_tenant = labels([("tenant", self.tenant.as_str())]);
+        self.metrics.directives_stale.get_or_create(&of_tenant).set(i64::from(is_stale));
+        let directive = directive.map_err(StepError::Directives)?;
+        let now = self.clock.now();
+        let resolution = match directive.policies.resolve(call.user, None, now) {
+            Ok(resolution) => resolution,
+            Err(_needed) => {
+                let traits = self.calls.traits(call).await?;
+                let resolved = directive.policies.resolve(call.user, Some(&traits), now);
+                resolved.map_err(|needed| StepError::Provider(ProviderError::Unavailable(needed.into())))?
+            }
+        };
+        let policy = directive.cap.into_iter().fold(resolution.policy, ResolvedPolicy::capped);
+        Ok(Ruling { resolution: Resolution { policy, ..resolution }, directive })
+    }
+
+    fn decide(&self, view: &View, ruling: &Ruling, user: &UserId) -> Decision {
+        let Ruling { resolution, directive } = ruling;
         let mut marks = Marks::default();
+        marks.pinned.extend(directive.pins.iter().flat_map(|pins| pins.iter().copied()));
         if let Some(exemption) = &resolution.exemption {
             marks.exempt_all(view, exemption.effect);
         }
         decide(view, &resolution.policy, &marks, Subject { tenant: Some(&self.tenant), user: Some(user) })
     }
 
-    /// Whether what the rule wants is done, or only recorded.
-    fn is_executed(&self, decision: &Decision, resolution: &Resolution, look: &Look) -> bool {
+    /// What keeps the rule's wish from being done.
+    fn held(&self, directive: &Directive, resolution: &Resolution, look: &Look) -> Option<Held> {
         let policy = &resolution.policy.policy;
         let in_time = policy.strategy == Strategy::EvictOldest || look.reason == Reason::Login;
-        !look.dry_run && decision.mode == Mode::Enforce && in_time && policy.in_canary(&self.tenant, &look.user)
+        let brakes = [
+            (policy.mode != Mode::Enforce, Held::Observe),
+            (!policy.in_canary(&self.tenant, &look.user), Held::Canary),
+            (!in_time, Held::NotALogin),
+            (!directive.is_current, Held::StaleDirectives),
+            (directive.is_braked, Held::Budget),
+            (self.guard.holds(&look.user, directive.is_contended), Held::Contended),
+        ];
+        brakes.into_iter().find(|(holds, _)| *holds).map(|(_, held)| held)
     }
 
-    /// Writes the intent and ends the sessions oldest first. The outcome is to be written by [`Self::close`].
-    ///
-    /// A session that cannot be ended does not save the others: the first failure is the result, after all were tried.
-    async fn revoke(
+    /// Keeps a decision that something holds back. One that waits for current directives comes again by itself.
+    async fn record_held(
         &self,
         look: &Look,
-        decision: &Decision,
-        batch: &[Chosen<'_>],
-        deadline: Instant,
-        tried: &mut HashSet<TokenDigest>,
-    ) -> Result<(Ends, Result<(), StepError>), StepError> {
-        let intent = Intent {
-            tenant: self.tenant.clone(),
-            user: look.user.clone(),
-            looked: look.reason,
-            decision: decision.clone(),
-            executed: true,
-        };
-        let intent = self.intend(intent).await?;
-        let call = CallFor { user: &look.user, class: CallClass::Revocation, deadline };
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let mut failures = Vec::new();
-        for (verdict, session) in batch {
-            let revoked = self.calls.revoke(call, &session.token).await;
-            let (session, reason) = (session.id(), verdict.reason);
-            let ended = match revoked {
-                Ok(Revoked::Done) => Ended::Revoked,
-                Ok(Revoked::AlreadyGone) => Ended::AlreadyGone,
-                Err(error) => {
-                    failures.push(error);
-                    Ended::Failed
-                }
-            };
-            outcomes.push(Outcome { session, ended, reason });
-            if ended != Ended::Failed {
-                tried.insert(verdict.digest);
-                self.note_end(&look.user, session, reason, ended);
-            } else if failures.last().is_some_and(|error| self.stops_the_step(error, failures.len())) {
-                break;
-            }
+        decision: Decision,
+        view: &View,
+        held: Option<Held>,
+    ) -> Result<(), StepError> {
+        let why = held.map_or("", Held::as_str);
+        let of = labels([("tenant", self.tenant.as_str()), ("why", why)]);
+        self.metrics.decisions_held.get_or_create(&of).inc();
+        if held == Some(Held::StaleDirectives) {
+            self.ledger.note(self.intent(look, decision, view, held));
+            return Err(StepError::Directives(Stale));
         }
-        Ok((Ends { intent, outcomes }, worst(failures).map_or(Ok(()), |error| Err(error.into()))))
-    }
-
-    /// Whether the other sessions are not worth a try now: it is not this session that the failure is about.
-    fn stops_the_step(&self, error: &CallError, failures: usize) -> bool {
-        let of_all = matches!(error, CallError::Deadline | CallError::Provider(ProviderError::Throttled { .. }));
-        of_all || failures >= FAILED_ENDS_MAX || self.state() != TenantState::Running
-    }
-
-    /// Makes an intent durable. A ledger that finds itself damaged begins anew, so a second try is worth it at once.
-    async fn intend(&self, intent: Intent) -> Result<IntentId, StepError> {
-        if let Ok(id) = self.ledger.intend(intent.clone()).await {
-            return Ok(id);
-        }
-        self.ledger.intend(intent).await.map_err(|error| {
-            self.metrics.ledger_lost.inc();
-            StepError::Ledger(error)
-        })
-    }
-
-    /// Writes what came of an intent. Evidence only: its loss stops nothing.
-    async fn close(&self, look: &Look, ends: Option<Ends>) {
-        let Some(Ends { intent, outcomes }) = ends else { return };
-        if let Err(error) = self.ledger.outcome(intent, &outcomes).await {
-            self.metrics.ledger_lost.inc();
-            tracing::warn!(user.id = %look.user, "an outcome is not in the ledger: {:#}", anyhow::Error::new(error));
-        }
-    }
-
-    fn note_end(&self, user: &UserId, session: SessionId, reason: Option<ReasonCode>, ended: Ended) {
-        let tenant = self.tenant.as_str();
-        if ended == Ended::AlreadyGone {
-            self.metrics.sessions_already_gone.get_or_create(&labels([("tenant", tenant)])).inc();
-            return;
-        }
-        let reason = reason.map_or("none", ReasonCode::as_str);
-        let of = labels([("tenant", tenant), ("reason", reason)]);
-        self.metrics.sessions_revoked.get_or_create(&of).inc();
-        tracing::info!(user.id = %user, session.id = %session, reason, "ended session {session} of user `{user}`: {reason}");
-    }
-
-    /// Keeps a decision that would have ended somebody. Evidence only: its loss stops nothing.
-    async fn record(&self, look: &Look, decision: Decision) {
-        let (tenant, user) = (self.tenant.clone(), look.user.clone());
-        let intent = Intent { tenant, user, looked: look.reason, decision, executed: false };
-        if let Err(error) = self.ledger.intend(intent).await {
-            self.metrics.ledger_lost.inc();
-            tracing::warn!(user.id = %look.user, "a decision is not in the ledger: {:#}", anyhow::Error::new(error));
-        }
+        self.record(look, decision, view, held).await;
+        Ok(())
     }
 
     fn count(&self, decision: &Decision, executed: bool) {
@@ -332,6 +294,12 @@ impl TenantEnforcer {
         let unresolved = decision.surplus_unresolved as u64;
         self.metrics.surplus_unresolved.get_or_create(&labels([("tenant", tenant)])).inc_by(unresolved);
     }
+}
+
+/// What holds for the user of a look.
+struct Ruling {
+    resolution: Resolution,
+    directive: Directive,
 }
 
 /// The sessions to end, oldest first, each with its token.

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use soloist::clock::Clock;
 use soloist::config::{Config, ConfigSources, Rate};
-use soloist::directives::ConfiguredDirectives;
+use soloist::directives::LiveDirectives;
 use soloist::ledger::{Courier, RemoteLedger};
 use soloist::model::{AccessToken, Reason, Session, SessionDevice, TenantId, UserId, UserTraits, View};
 use soloist::provider::{ProviderError, Revoked, SessionProvider};
 use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
 use soloist::sandbox::SandboxConfig;
 use soloist::telemetry::Metrics;
-use soloist::worker::{Enforcer as _, Look, StepError, TenantWorker, WorkerParts};
+use soloist::worker::{Brakes, Enforcer as _, Look, StepError, TenantWorker, WorkerParts};
 
 use crate::support::service::Service;
 
@@ -109,8 +109,9 @@ async fn look_without_a_ledger(required: bool) -> (Result<(), StepError>, usize,
         provider: provider.clone(),
         rate: Rate::Unlimited,
         queue: Arc::new(EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder.path()), clock).unwrap().0),
-        directives: Arc::new(ConfiguredDirectives::new(config.policies().unwrap())),
+        directives: Arc::new(LiveDirectives::own(config.written_policies(), Vec::new(), clock).unwrap()),
         ledger: Arc::new(RemoteLedger::new(Arc::new(NoWay), required, clock, metrics.clone())),
+        brakes: Brakes::alone(config.guard),
         config: config.worker,
         clock,
         metrics: metrics.clone(),

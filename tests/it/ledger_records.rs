@@ -60,7 +60,8 @@ fn decision(sessions: u16, limit: u32) -> Decision {
 
 fn intent(decision: Decision) -> Intent {
     let tenant = TenantId::default_tenant();
-    Intent { tenant, user: ann(), looked: Reason::Login, decision, executed: true }
+    let sessions = Vec::new();
+    Intent { tenant, user: ann(), looked: Reason::Login, decision, sessions, executed: true, held: None }
 }
 
 fn outcomes(decision: &Decision) -> Vec<Outcome> {

@@ -4,21 +4,27 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod brakes;
+#[cfg(test)]
 mod brokers;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
-mod durability;
-#[cfg(test)]
 mod enforcement;
 #[cfg(test)]
 mod fleet;
+#[cfg(test)]
+mod kills;
+#[cfg(test)]
+mod known_users;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
@@ -49,5 +55,11 @@ mod sandbox_faults;
 mod secrets;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod sweep;
+#[cfg(test)]
+mod time;
+#[cfg(test)]
+mod vendor_limiter;
 #[cfg(test)]
 mod webhook;

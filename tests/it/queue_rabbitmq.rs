@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::queue_contract::Backend;
-use crate::support::broker::{Broker, Vhost, rabbitmq_or_skip, shared_broker, shared_rabbitmq_or_skip};
-use crate::support::{amqp, login, soon, tenant};
+use crate::support::broker::{Broker, Vhost, own_broker, rabbitmq_or_skip, shared_broker, shared_rabbitmq_or_skip};
+use crate::support::{PATIENCE, amqp, login, soon, tenant};
 
 /// One process with all that the broker's side needs, on a virtual host of its own.
 pub(crate) struct Rabbit {
@@ -48,10 +48,14 @@ pub(crate) fn config(url: &str) -> RabbitmqConfig {
 }
 
 fn run(url: &str, folder: &TempDir) -> Running {
+    run_with(config(url), folder)
+}
+
+fn run_with(config: RabbitmqConfig, folder: &TempDir) -> Running {
     let (journal, thread) = EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder.path()), Clock::start()).unwrap();
     let tenants = [TenantId::default_tenant(), tenant("stuck"), tenant("busy")];
     let (queue, task) = RabbitQueue::new(RabbitmqParts {
-        config: config(url),
+        config,
         tenants: BTreeSet::from(tenants),
         roles: RabbitmqRoles { name: "test".to_owned(), keeps_dead_letters: true },
         journal: journal.clone(),
@@ -169,6 +173,46 @@ async fn a_lost_connection_makes_its_tags_stale_and_hands_out_anew() {
     let stale = subscription.settle(&[(before.tag, Settlement::Ack)]).await;
     assert!(matches!(stale, Err(QueueError::StaleTag)), "{stale:?}");
     subscription.settle(&[(after.tag, Settlement::Ack)]).await.unwrap();
+    running.crash().await;
+}
+
+/// A retry is settled when the broker has confirmed the next attempt. Here that takes longer than a new connection, on
+/// which another message has the old one's tag by then.
+#[tokio::test]
+async fn an_ack_that_arrives_after_a_reconnect_settles_no_other_message() {
+    let test = "an_ack_that_arrives_after_a_reconnect_settles_no_other_message";
+    let Some(broker) = own_broker(test).await else { return };
+    let (vhost, folder) = (broker.fresh_vhost().await, tempfile::tempdir().unwrap());
+    let running = run_with(RabbitmqConfig { confirm_timeout: PATIENCE, ..config(&vhost.url) }, &folder);
+    soon("the broker", running.queue.forwarded()).await.unwrap();
+    let event = login("ann", "h1");
+    running.queue.publish(std::slice::from_ref(&event)).await.unwrap();
+    let subscription = running.queue.subscribe(&event.tenant, Lane::Logins, 8).await.unwrap();
+    let before = receive(&*subscription).await;
+
+    broker.confirm(&vhost.name, "soloist.delay.10m", false).await;
+    let again = Settlement::Again { after: Duration::from_mins(10), next: Next::Retry, why: Why::Unavailable };
+    let settlements = [(before.tag, again)];
+    let settled = soon("the retry to be confirmed", subscription.settle(&settlements));
+    let reconnected = async {
+        broker.close_connections_named(&vhost.name, "consuming").await;
+        let after = receive(&*subscription).await;
+        broker.confirm(&vhost.name, "soloist.delay.10m", true).await;
+        after
+    };
+    let (settled, after) = tokio::join!(settled, reconnected);
+
+    settled.unwrap();
+    assert_eq!((after.event, after.redelivered, after.tag.number), (event, true, before.tag.number));
+    assert_eq!(broker.queue_depth(&vhost.name, "soloist.enforce.default").await, Some(1), "it is not settled yet");
+    subscription.settle(&[(after.tag, Settlement::Ack)]).await.unwrap();
+    soon("the ack", async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        while broker.queue_depth(&vhost.name, "soloist.enforce.default").await != Some(0) {
+            pause.tick().await;
+        }
+    })
+    .await;
     running.crash().await;
 }
 

@@ -1,10 +1,12 @@
 //! No token, secret, e-mail, phone, password or address in any log, file, metric, page or error: planted and searched.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use soloist::sandbox::{Faults, Sandbox, SandboxConfig, Traits};
+use tokio::process::Command;
 
-use crate::support::process::{Serving, command, signal, signature};
+use crate::support::process::{Serving, command, signal, signature, with_environment};
 use crate::support::soon;
 
 const API_SECRET: &str = "planted-api-secret-5d1c";
@@ -29,8 +31,37 @@ fn personal(user: &str, id: &str) -> String {
 }
 
 fn files_below(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    files.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
+    let mut files = Vec::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+        }
+    }
+    files
+}
+
+/// What the command line is asked beside the running service. The first ones show a session's address on purpose.
+const SHOW_ADDRESSES: [&str; 3] = ["sessions ann --json", "enforce ann --dry-run --json", "enforce ann --json"];
+const COMMANDS: [&str; 7] = [
+    "sessions ann",
+    "decisions ann",
+    "decisions ann --json",
+    "dead-letters ls",
+    "config",
+    "check --json",
+    "check --probe ann --yes --json",
+];
+
+/// Everything that a command writes to either of its outputs.
+async fn told_by(command: &str, data_dir: &Path, api_url: &str, variables: &[(&str, &str)]) -> Vec<u8> {
+    let mut soloist = Command::new(env!("CARGO_BIN_EXE_soloist"));
+    soloist.args(command.split(' ')).stdin(Stdio::null()).kill_on_drop(true);
+    with_environment(&mut soloist, data_dir, api_url, variables);
+    let output = soon(command, soloist.output()).await.unwrap();
+    assert!(!output.stdout.is_empty(), "{command}: {output:?}");
+    [output.stdout, output.stderr].concat()
 }
 
 fn found<'a>(needles: &'a [String], hay: &[u8]) -> Option<&'a String> {
@@ -131,10 +162,23 @@ async fn nothing_is_found_with(option: (&str, &str)) {
     let ips = ["198.51.100.", "203.0.113.", "192.0.2."].map(str::to_owned);
     let mut needles: Vec<String> = vec![API_SECRET.to_owned(), WEBHOOK_SECRET.to_owned(), "planted-".to_owned()];
     needles.push("+1555planted".to_owned());
+    sandbox.set_faults(Faults::default());
+    let mut told = Vec::new();
+    for command in SHOW_ADDRESSES.into_iter().chain(COMMANDS) {
+        told.push((command, told_by(command, data_dir.path(), &sandbox.url(), &variables).await));
+    }
     let sessions = ["ann", "bob"].into_iter().flat_map(|user| sandbox.sessions_ever(user));
     needles.extend(sessions.map(|session| session.access_token));
     for answer in &answers {
         assert_eq!(found(&needles, answer.as_bytes()), None, "in the answer {answer}");
+    }
+    for (command, told) in &told {
+        assert_eq!(found(&needles, told), None, "from `soloist {command}`");
+        assert_eq!(
+            found(&ips, told).is_some(),
+            SHOW_ADDRESSES.contains(command),
+            "an address from `soloist {command}`"
+        );
     }
     signal(serving.id(), "HUP").await;
     let key = std::fs::read_to_string(data_dir.path().join("admin.key")).unwrap();

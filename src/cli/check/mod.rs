@@ -3,13 +3,17 @@
 mod broker;
 mod clock;
 mod disk;
+mod meaning;
+mod probe;
 mod queue;
 
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
+use self::probe::Probe;
 use super::output::{self, Tone};
 use super::{Source, web};
 use crate::app::{self, ProbeFailed};
@@ -17,9 +21,16 @@ use crate::cli::serve::Role;
 use crate::config::{Backend, Config, CredentialsIn};
 use crate::model::TenantId;
 
+const EXAMPLES: &str = "Examples:
+  soloist check --config soloist.toml
+  soloist check --probe test-user           (says when to log in; asks before it touches a session)
+  soloist check --probe test-user --yes --json
+
+Probe with a user who is exempt here, or in mode observe: otherwise Soloist ends sessions meanwhile.";
+
 /// Check configuration, credentials, queue, clock and disk, and say what to do
 #[derive(Args)]
-#[command(after_help = "Example:\n  soloist check --config soloist.toml")]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
     /// One JSON object a finding
     #[arg(long)]
@@ -27,6 +38,15 @@ pub(super) struct CheckArgs {
     /// With RabbitMQ: whose rights at the broker are tried
     #[arg(long, value_delimiter = ',', value_name = "ROLES", default_value = "webhook,worker,control")]
     role: Vec<Role>,
+    /// Also measure what LoginRadius does on login, refresh, expiry and ending, with this test user, who must agree
+    #[arg(long, value_name = "UID")]
+    probe: Option<String>,
+    /// The tenant to probe, where there are several
+    #[arg(long, requires = "probe")]
+    tenant: Option<String>,
+    /// The test user has agreed that the session he begins is refreshed and ended
+    #[arg(long, requires = "probe")]
+    yes: bool,
 }
 
 /// How things stand.
@@ -63,6 +83,8 @@ impl Finding {
 
 pub(super) async fn run(args: CheckArgs, source: Source) -> anyhow::Result<ExitCode> {
     let config = source.read()?;
+    let probe = args.probe.as_deref().map(|uid| Probe::new(uid, args.tenant.as_deref(), args.yes, &config));
+    let probe = probe.transpose()?;
     let mut findings = configuration(&config);
     findings.extend(credentials(&config).await);
     findings.extend(queue::check(&config).await);
@@ -71,15 +93,30 @@ pub(super) async fn run(args: CheckArgs, source: Source) -> anyhow::Result<ExitC
     }
     findings.push(clock::check(&config).await);
     findings.push(disk::check(&config.data_dir));
-    for finding in &findings {
+    report(&findings, args.json)?;
+    if let Some(probe) = probe {
+        let (measured, found) = probe.run(&config).await?;
         if args.json {
+            output::line(json!({ "about": "probe", "measured": measured }))?;
+        } else {
+            output::show(&probe::table(&measured))?;
+        }
+        report(&found, args.json)?;
+        findings.extend(found);
+    }
+    let is_fine = findings.iter().all(|finding| finding.state != State::Problem);
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(findings: &[Finding], as_json: bool) -> anyhow::Result<()> {
+    for finding in findings {
+        if as_json {
             output::line(serde_json::to_string(finding)?)?;
         } else {
             show(finding)?;
         }
     }
-    let is_fine = findings.iter().all(|finding| finding.state != State::Problem);
-    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 fn show(finding: &Finding) -> anyhow::Result<()> {

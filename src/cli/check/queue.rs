@@ -9,6 +9,8 @@ use crate::cli::output::{counted, list, number, text};
 use crate::config::Config;
 
 const ABOUT: &str = "queue";
+/// What to do where LoginRadius' Restrict Login Sharing is on.
+pub(super) const LIMITERS: &str = "it refuses new logins where Soloist ends old ones: turn Restrict Login Sharing off there, or set mode = \"off\" here";
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     match status(config).await {
@@ -39,6 +41,15 @@ fn findings(whose: &str, status: &Value) -> Vec<Finding> {
         let remedy = "see why with `soloist dead-letters ls`, then redrive or drop them";
         findings.push(Finding::warning(ABOUT, counted(sum("dead"), "dead letter"), remedy));
     }
+    let limited = list(status, "tenants").iter().filter(|tenant| !text(tenant, "vendor_limiter").is_empty());
+    findings.extend(limited.map(|tenant| {
+        let (tenant, sign) = (text(tenant, "tenant"), text(tenant, "vendor_limiter"));
+        Finding::warning(
+            "vendor limiter",
+            format!("tenant {tenant}: LoginRadius limits sessions, too ({sign})"),
+            LIMITERS,
+        )
+    }));
     let paused = list(status, "tenants").iter().filter(|tenant| !["", "running"].contains(&text(tenant, "state")));
     findings.extend(paused.map(|tenant| {
         let found = format!("tenant {} is paused: {}", text(tenant, "tenant"), text(tenant, "state"));

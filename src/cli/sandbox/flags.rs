@@ -70,6 +70,9 @@ pub(super) struct SandboxFlags {
     /// Seconds that an access token lives
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, help_heading = HABITS)]
     token_lifetime_s: u64,
+    /// The vendor's own limiter: a login beyond so many live sessions of a user is refused with 1338
+    #[arg(long, value_name = "SESSIONS", help_heading = HABITS)]
+    login_limit: Option<NonZeroU32>,
     /// Calls answered within any one second; more get 429
     #[arg(long, value_name = "CALLS", help_heading = HABITS)]
     requests_per_second: Option<NonZeroU32>,
@@ -111,6 +114,7 @@ impl SandboxFlags {
             dead_token: self.dead_token,
             token_form: self.token_form,
             token_lifetime: Duration::from_secs(self.token_lifetime_s),
+            login_limit: self.login_limit.map(NonZeroU32::get),
             requests_per_second: self.requests_per_second.map(NonZeroU32::get),
             faults: self.faults.unwrap_or_default(),
             ..SandboxConfig::default()

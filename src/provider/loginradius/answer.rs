@@ -10,7 +10,7 @@ use jiff::fmt::rfc2822;
 use serde_json::{Map, Value};
 
 use super::tolerant::{Scalar, Tolerant};
-use crate::provider::ProviderError;
+use crate::provider::{LoginLimited, ProviderError};
 
 /// No answer keeps us away longer than this, whatever it asks for.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
@@ -24,6 +24,7 @@ pub(super) enum Call {
     Identify,
     Profile,
     Roles,
+    Refresh,
 }
 
 impl fmt::Display for Call {
@@ -35,6 +36,7 @@ impl fmt::Display for Call {
             Self::Identify => "asking whose token it is",
             Self::Profile => "reading a profile",
             Self::Roles => "reading roles",
+            Self::Refresh => "refreshing a session",
         })
     }
 }
@@ -105,6 +107,9 @@ pub(super) enum Kind {
     CursorBad,
 }
 
+/// "Exceeded active login session limit": the vendor's own limiter, Restrict Login Sharing, refused.
+const LOGIN_LIMITED: u32 = 1338;
+
 /// The vendor's codes that matter, with our words for them. Every code that is not here may work later.
 fn known(code: u32) -> Option<(Kind, &'static str)> {
     let known = match code {
@@ -132,6 +137,8 @@ fn known(code: u32) -> Option<(Kind, &'static str)> {
         991 | 1198 | 1264 => (Kind::Refused, "the user's account is blocked"),
         996 => (Kind::CursorBad, "bad cursor"),
         997 => (Kind::CursorEnd, "no more records"),
+        // Documented for refused logins, which are not ours. Should it meet a call of ours, it passes when a session ends.
+        LOGIN_LIMITED => (Kind::Unavailable, "LoginRadius' own limiter: as many active sessions as it allows"),
         950 => (Kind::Unavailable, "unknown error, try again later"),
         429 => (Kind::Throttled, "too many requests"),
         _ => return None,
@@ -143,9 +150,12 @@ fn known(code: u32) -> Option<(Kind, &'static str)> {
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) kind: Kind,
+    /// The vendor's code, where it gave one.
+    pub(super) number: Option<u32>,
     retry_after: Option<Duration>,
     call: Call,
-    text: String,
+    /// `HTTP 403, code 905: access token invalid`.
+    pub(super) text: String,
 }
 
 impl Fault {
@@ -170,11 +180,13 @@ impl Fault {
             Some(number) => format!("HTTP {}, code {number}: {meaning}", status.as_u16()),
             None => format!("HTTP {}: {meaning}", status.as_u16()),
         };
-        Some(Self { kind, retry_after, call, text })
+        Some(Self { kind, number, retry_after, call, text })
     }
 
     pub(super) fn into_error(self) -> ProviderError {
-        let source = anyhow!("{}: {}", self.call, self.text);
+        let text = format!("{}: {}", self.call, self.text);
+        let is_limiter = self.number == Some(LOGIN_LIMITED);
+        let source = if is_limiter { LoginLimited(text).into() } else { anyhow!(text) };
         match self.kind {
             Kind::Throttled => ProviderError::Throttled { retry_after: self.retry_after, source },
             Kind::Unauthorized => ProviderError::Unauthorized(source),

@@ -8,8 +8,10 @@
 //! | revoke | `/identity/v2/auth/access_token/invalidate` | the token, `apikey` |
 //! | identify | `/identity/v2/auth/account` | the token, `apikey` |
 //! | traits | `/identity/v2/manage/account/{uid}[/role]` | key and secret |
+//! | refresh | `/api/v2/access_token/refresh`; only `soloist check --probe` makes this one | key and secret |
 
 mod answer;
+mod probing;
 mod profile;
 mod rows;
 mod tolerant;
@@ -33,6 +35,7 @@ use self::rows::{Cursor, Page};
 use super::{ProviderError, Revoked, SessionProvider};
 use crate::model::{AccessToken, UserId, UserTraits, View};
 
+pub use self::probing::{ProbedProfile, Said};
 pub use self::rows::{deserialize_sessions, read_sessions};
 pub use self::transport::{ApiUrl, BadApiUrl};
 
@@ -191,6 +194,13 @@ impl LoginRadius {
         Ok(self.client.get(url).header(AUTHORIZATION, bearer))
     }
 
+    /// Without `preventRefresh` the ended session could be refreshed, and would come back without a login event.
+    fn invalidation(&self, token: &AccessToken) -> Result<RequestBuilder, ProviderError> {
+        let mut url = self.config.api_url.join(&["identity", "v2", "auth", "access_token", "invalidate"]);
+        url.query_pairs_mut().append_pair("preventRefresh", "true");
+        self.with_token(Call::Revoke, url, token)
+    }
+
     /// Sends a request whose answer is one object.
     async fn object(&self, call: Call, request: RequestBuilder) -> Result<Map<String, Value>, Failure> {
         let answer = transport::send(call, request).await?;
@@ -217,11 +227,8 @@ impl SessionProvider for LoginRadius {
         self.list_pages(Call::List, ("accountid", user.as_str())).await
     }
 
-    /// Without `preventRefresh` the ended session could be refreshed, and would come back without a login event.
     async fn revoke(&self, token: &AccessToken) -> Result<Revoked, ProviderError> {
-        let mut url = self.config.api_url.join(&["identity", "v2", "auth", "access_token", "invalidate"]);
-        url.query_pairs_mut().append_pair("preventRefresh", "true");
-        match self.object(Call::Revoke, self.with_token(Call::Revoke, url, token)?).await {
+        match self.object(Call::Revoke, self.invalidation(token)?).await {
             Ok(answer) if says_no(&answer) => Err(garbage(Call::Revoke, "the answer says that nothing was done")),
             Ok(_) => Ok(Revoked::Done),
             Err(Failure::Fault(Fault { kind: Kind::TokenDead | Kind::NobodyHome, .. })) => Ok(Revoked::AlreadyGone),
@@ -242,7 +249,7 @@ impl SessionProvider for LoginRadius {
     async fn traits(&self, user: &UserId) -> Result<UserTraits, ProviderError> {
         let account = ["identity", "v2", "manage", "account", user.as_str()];
         let mut url = self.config.api_url.join(&account);
-        url.query_pairs_mut().append_pair("fields", "Uid,Roles,CustomFields,Email");
+        url.query_pairs_mut().append_pair("fields", "Uid,Roles,CustomFields,Email,SessionsLimit");
         let request = self.with_secret(url, "apikey", "apisecret");
         let profile = self.object(Call::Profile, request).await.map_err(Failure::into_error)?;
         // Somebody else's roles would choose the wrong policy, and exempt or end the wrong user.
@@ -257,6 +264,7 @@ impl SessionProvider for LoginRadius {
             roles,
             email_domains: profile::email_domains(Call::Profile, &profile)?,
             custom_fields: profile::custom_fields(Call::Profile, &profile)?,
+            sessions_limit: profile::sessions_limit(&profile),
         })
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::answer::{Call, garbage};
-use crate::model::UserId;
+use crate::model::{UserId, read_time};
 use crate::provider::ProviderError;
 
 fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
@@ -60,6 +61,25 @@ pub(super) fn email_domains(call: Call, profile: &Map<String, Value>) -> Result<
 /// What stands for the address in an element of `Email`.
 fn address(element: &Value) -> &Value {
     element.as_object().map_or(element, |entry| field(entry, "Value").unwrap_or(&Value::Null))
+}
+
+/// `LastLoginDate`: the time that the event of the user's last login carries, too.
+pub(super) fn last_login_at(profile: &Map<String, Value>) -> Option<Timestamp> {
+    read_time(field(profile, "LastLoginDate")?.as_str()?)
+}
+
+/// `SessionsLimit`, which profiles have where the vendor's own limiter, Restrict Login Sharing, is on.
+///
+/// Its type and whether it can be null are not documented: a positive number, as such or as text, is a limit. What else
+/// may stand there is no sign, and no failure either: nothing is decided by it. A limit of the whole site shows in no
+/// profile, as far as is known.
+pub(super) fn sessions_limit(profile: &Map<String, Value>) -> Option<u32> {
+    let limit = match field(profile, "SessionsLimit")? {
+        Value::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    limit.filter(|limit| *limit > 0)
 }
 
 /// Texts as they are, numbers and truth values as text. `null` and a missing key are none, as with [`email_domains`].

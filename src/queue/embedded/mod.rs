@@ -3,6 +3,7 @@
 mod body;
 mod config;
 mod engine;
+mod head;
 mod salvage;
 mod store;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use rustix::fs::Access;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use self::body::StoredBody;
@@ -107,7 +109,7 @@ impl EmbeddedQueue {
             };
             Engine::open(&path, dedupe, limits, clock.now_ms())
         };
-        let opened = if salvage::is_marked(&path) { Err(None) } else { open().map_err(Some) };
+        let opened = if salvage::is_due(&path)? { Err(None) } else { open().map_err(Some) };
         let engine = match opened {
             Ok(engine) => engine,
             Err(Some(error)) if !sqlite::is_damage(&error) => return Err(error),
@@ -191,6 +193,10 @@ fn ended() -> QueueError {
 }
 
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    rustix::fs::access(data_dir, Access::WRITE_OK | Access::EXEC_OK).with_context(|| {
+        let folder = data_dir.display();
+        format!("cannot write to the data folder {folder}: let the user who runs soloist write to it, or set data_dir")
+    })?;
     let path = data_dir.join("queue.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;

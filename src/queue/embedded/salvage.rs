@@ -7,10 +7,12 @@ use anyhow::Context as _;
 use rusqlite::{Connection, Row};
 
 use super::body::StoredBody;
+use super::head;
 use super::store::{Log, Store, StoredMessage, key_range};
 use crate::message::{self, Remains};
 use crate::model::{Lane, TenantId};
 use crate::queue::Why;
+use crate::sqlite::wal::{self, Found};
 use crate::sqlite::{self, beside};
 
 /// The widest step over an unreadable stretch of keys; after it the rest of the table is given up.
@@ -23,8 +25,15 @@ pub(super) fn mark(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Whether the file was marked, and nobody has carried its rows over yet.
-pub(super) fn is_marked(path: &Path) -> bool {
+fn is_marked(path: &Path) -> bool {
     beside(path, ".damaged").exists()
+}
+
+/// Whether rows are to be carried over before the file is opened: it was marked, or SQLite would take it for somebody
+/// else's.
+pub(super) fn is_due(path: &Path) -> anyhow::Result<bool> {
+    let is_lost = head::is_lost(path).with_context(|| format!("cannot read the queue file {}", path.display()))?;
+    Ok(is_lost || is_marked(path))
 }
 
 /// Where the file was marked as damaged: sets it aside and carries its readable rows over.
@@ -71,10 +80,18 @@ struct Salvaged {
 fn carry_over(damaged: &Path, fresh: &Path, now_ms: i64) -> anyhow::Result<Counts> {
     sqlite::remove(fresh)?;
     let store = Store::open(fresh)?;
+    store.empty_log(Log::Cut)?;
+    if let Found::Broken(broken) = wal::look(damaged).context("cannot read the damaged queue file's log")? {
+        tracing::warn!(
+            "the queue's log is broken at its page {}; what was committed behind that is read, too",
+            broken.at
+        );
+        wal::mend(damaged, broken).context("cannot mend the damaged queue file's log")?;
+    }
+    let db = head::open(damaged, fresh)?;
     let mut counts = Counts::default();
     let mut lanes = HashMap::new();
     store.begin()?;
-    let db = Connection::open(damaged).context("cannot open the damaged queue file")?;
     let named = match named_lanes(&db) {
         Err(error) if is_passing(&error) => return Err(error).context("cannot read the damaged queue file now"),
         // A message says itself whose it is; only remains are lost with the names.
@@ -199,7 +216,7 @@ fn read_on(
 }
 
 /// An error of the moment and not of the file: to skip over it would leave healthy rows behind.
-fn is_passing(error: &rusqlite::Error) -> bool {
+pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{
         CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure,
     };

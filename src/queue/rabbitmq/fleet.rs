@@ -1,8 +1,9 @@
-//! Heartbeats of all processes over a fanout exchange. What they mean is the worker's matter.
+//! What all processes tell each other over fanout exchanges: heartbeats, and directives. What they mean is their matter.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -17,31 +18,68 @@ use crate::retry;
 
 /// How long setting up may take.
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Heartbeats that wait to be heard; older ones mean nothing any more.
-const HEARTBEATS_MAX: i64 = 10_000;
+/// Announcements that wait to be heard; older ones mean nothing any more.
+const WAITING_MAX: i64 = 10_000;
 
-/// What is sent and heard.
-pub trait Heartbeats: Send + Sync {
-    /// How often one is sent.
-    fn interval(&self) -> Duration;
-    /// The one to send now.
-    fn beat(&self) -> Vec<u8>;
+/// What is sent and heard over one exchange.
+#[async_trait]
+pub trait Announcements: Send + Sync {
+    /// Waits until there is something to send, and gives it. Cancel-safe.
+    async fn next(&self) -> Vec<u8>;
     /// One came, possibly our own.
-    fn heard(&self, beat: &[u8]);
+    fn heard(&self, announcement: &[u8]);
+}
+
+/// The exchanges.
+#[derive(Clone, Copy)]
+pub(super) enum Exchange {
+    /// Everybody says that they are there, and what they need.
+    Fleet,
+    /// The control process tells the workers what to obey.
+    Directives,
+}
+
+impl Exchange {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fleet => topology::FLEET,
+            Self::Directives => topology::DIRECTIVES,
+        }
+    }
+}
+
+/// Which side of an exchange this process is on.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    Both,
+    Tells,
+    Hears,
 }
 
 /// Sends and hears until `stop`. An alarm of the broker holds up whatever a connection that publishes has to say, acks
-/// among it: so heartbeats are sent by one connection and heard by the other.
+/// among it: so announcements are sent by one connection and heard by the other.
 pub(super) async fn run(
-    publishing: Link,
-    consuming: Link,
-    heartbeats: Arc<dyn Heartbeats>,
+    (publishing, consuming): (Link, Link),
+    (exchange, side): (Exchange, Side),
+    announcements: Arc<dyn Announcements>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let tells = async {
+        if !matches!(side, Side::Hears) {
+            again_and_again(Part::Send, exchange, &publishing, &*announcements).await;
+        }
+        stop.cancelled().await;
+    };
+    let hears = async {
+        if !matches!(side, Side::Tells) {
+            again_and_again(Part::Hear, exchange, &consuming, &*announcements).await;
+        }
+        stop.cancelled().await;
+    };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = again_and_again(Part::Send, &publishing, &*heartbeats) => {}
-        () = again_and_again(Part::Hear, &consuming, &*heartbeats) => {}
+        () = tells => {}
+        () = hears => {}
     }
     Ok(())
 }
@@ -52,12 +90,12 @@ enum Part {
     Hear,
 }
 
-async fn again_and_again(part: Part, link: &Link, heartbeats: &dyn Heartbeats) {
+async fn again_and_again(part: Part, exchange: Exchange, link: &Link, announcements: &dyn Announcements) {
     let mut failures = 0_u32;
     loop {
         let ended = match part {
-            Part::Send => send(link, heartbeats).await,
-            Part::Hear => hear(link, heartbeats).await,
+            Part::Send => send(exchange, link, announcements).await,
+            Part::Hear => hear(exchange, link, announcements).await,
         };
         if let Err(trouble) = ended {
             failures = failures.saturating_add(1);
@@ -65,51 +103,50 @@ async fn again_and_again(part: Part, link: &Link, heartbeats: &dyn Heartbeats) {
             if failures == 1 && trouble.needs_a_person {
                 tracing::error!(
                     alarm = "fleet",
-                    "cannot join the fleet, will try again: {trouble}. {}",
+                    "cannot use {}, will try again: {trouble}. {}",
+                    exchange.name(),
                     trouble.remedy()
                 );
             }
-            tracing::debug!(failures, "no heartbeats for now: {trouble}");
+            tracing::debug!(failures, "nothing over {} for now: {trouble}", exchange.name());
         }
         tokio::time::sleep(retry::reconnect_delay(failures)).await;
     }
 }
 
-async fn send(link: &Link, heartbeats: &dyn Heartbeats) -> Result<(), Trouble> {
+async fn send(exchange: Exchange, link: &Link, announcements: &dyn Announcements) -> Result<(), Trouble> {
     link.until_usable().await;
     let connection = link.up().await;
-    let late = |_late| Trouble::timed_out("sending a heartbeat");
+    let late = |_late| Trouble::timed_out("sending an announcement");
     let channel = timeout(SET_UP_TIMEOUT, connection.create_channel()).await.map_err(late)??;
-    let mut tick = tokio::time::interval(heartbeats.interval());
     loop {
-        tick.tick().await;
+        let body = announcements.next().await;
         link.until_usable().await;
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        let body = heartbeats.beat();
-        let sent = channel.basic_publish(topology::FLEET.into(), "".into(), options, &body, properties);
+        let sent = channel.basic_publish(exchange.name().into(), "".into(), options, &body, properties);
         drop(timeout(SET_UP_TIMEOUT, sent).await.map_err(late)??);
     }
 }
 
-async fn hear(link: &Link, heartbeats: &dyn Heartbeats) -> Result<(), Trouble> {
+async fn hear(exchange: Exchange, link: &Link, announcements: &dyn Announcements) -> Result<(), Trouble> {
     let connection = link.up().await;
-    let late = |_late| Trouble::timed_out("setting up the heartbeats");
-    let set_up = async { set_up(connection.create_channel().await?).await };
+    let late = |_late| Trouble::timed_out("setting up the announcements");
+    let set_up = async { set_up(exchange, connection.create_channel().await?).await };
     let (_channel, mut consumer) = timeout(SET_UP_TIMEOUT, set_up).await.map_err(late)??;
     loop {
         let ended = || Trouble::new("the broker ended the consumer", "nothing");
-        heartbeats.heard(&consumer.next().await.ok_or_else(ended)??.data);
+        announcements.heard(&consumer.next().await.ok_or_else(ended)??.data);
     }
 }
 
-async fn set_up(channel: Channel) -> Result<(Channel, Consumer), Trouble> {
+async fn set_up(exchange: Exchange, channel: Channel) -> Result<(Channel, Consumer), Trouble> {
     let name = format!("{}{}", topology::PRIVATE_PREFIX, uuid::Uuid::new_v4());
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(HEARTBEATS_MAX));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(WAITING_MAX));
     channel.queue_declare(name.as_str().into(), options, arguments).await?;
     let (bind, none) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(name.as_str().into(), topology::FLEET.into(), "".into(), bind, none).await?;
+    channel.queue_bind(name.as_str().into(), exchange.name().into(), "".into(), bind, none).await?;
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let consumer = channel.basic_consume(name.as_str().into(), "".into(), options, FieldTable::default()).await?;
     Ok((channel, consumer))

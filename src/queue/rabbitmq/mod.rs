@@ -39,7 +39,7 @@ use crate::clock::Clock;
 use crate::config::RabbitmqConfig;
 use crate::model::{Lane, LoginEvent, Reason, TenantId};
 
-pub use self::fleet::Heartbeats;
+pub use self::fleet::Announcements;
 pub use self::probe::{Duty, probe};
 pub use self::task::RabbitTask;
 pub use self::trouble::Trouble as BrokerTrouble;
@@ -126,8 +126,13 @@ impl RabbitQueue {
             dedupe,
             counted: Arc::default(),
         };
-        let task =
-            RabbitTask { queue: queue.clone(), publisher: publisher_task, roles, records: None, heartbeats: None };
+        let task = RabbitTask {
+            queue: queue.clone(),
+            publisher: publisher_task,
+            roles,
+            records: None,
+            announcements: Vec::new(),
+        };
         Ok((queue, task))
     }
 

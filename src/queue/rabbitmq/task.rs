@@ -9,11 +9,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::fleet::{Announcements, Exchange, Side};
 use super::link::Link;
 use super::publisher::PublisherTask;
 use super::spool::{self, Drain};
 use super::subscription::Context;
-use super::{Heartbeats, RabbitQueue, RabbitmqRoles, Records, fleet, intake, topology, wire};
+use super::{RabbitQueue, RabbitmqRoles, Records, fleet, intake, topology, wire};
 use crate::model::{Lane, TenantId};
 
 /// How long declaring everything again may take.
@@ -29,7 +30,7 @@ pub struct RabbitTask {
     pub(super) publisher: PublisherTask,
     pub(super) roles: RabbitmqRoles,
     pub(super) records: Option<Arc<dyn Records>>,
-    pub(super) heartbeats: Option<Arc<dyn Heartbeats>>,
+    pub(super) announcements: Vec<(Exchange, Side, Arc<dyn Announcements>)>,
 }
 
 impl RabbitTask {
@@ -39,15 +40,25 @@ impl RabbitTask {
     }
 
     /// Sends and hears heartbeats of the fleet.
-    pub fn join_fleet(&mut self, heartbeats: Arc<dyn Heartbeats>) {
-        self.heartbeats = Some(heartbeats);
+    pub fn join_fleet(&mut self, heartbeats: Arc<dyn Announcements>) {
+        self.announcements.push((Exchange::Fleet, Side::Both, heartbeats));
+    }
+
+    /// Tells the workers what to obey.
+    pub fn tell_directives(&mut self, directives: Arc<dyn Announcements>) {
+        self.announcements.push((Exchange::Directives, Side::Tells, directives));
+    }
+
+    /// Hears what to obey.
+    pub fn hear_directives(&mut self, directives: Arc<dyn Announcements>) {
+        self.announcements.push((Exchange::Directives, Side::Hears, directives));
     }
 
     /// Works until `stop`; then forwards what the journal holds while the broker takes it, and closes the connections.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let late = CancellationToken::new();
         let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        let Self { queue, publisher, roles, records, heartbeats } = self;
+        let Self { queue, publisher, roles, records, announcements } = self;
         parts.spawn(queue.publishing.clone().run(late.clone()));
         parts.spawn(queue.context.link.clone().run(late.clone()));
         parts.spawn(publisher.run(late.clone()));
@@ -66,8 +77,9 @@ impl RabbitTask {
         if let Some(records) = records {
             parts.spawn(take_in(queue.context.link.clone(), topology::LEDGER, RecordStore { records }, stop.clone()));
         }
-        if let Some(heartbeats) = heartbeats {
-            parts.spawn(fleet::run(queue.publishing.clone(), queue.context.link.clone(), heartbeats, stop.clone()));
+        for (exchange, side, announcements) in announcements {
+            let links = (queue.publishing.clone(), queue.context.link.clone());
+            parts.spawn(fleet::run(links, (exchange, side), announcements, stop.clone()));
         }
         loop {
             tokio::select! {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::amqp;
-use crate::support::broker::{Broker, free_port, rabbitmq_or_skip, shared_broker, shared_rabbitmq_or_skip};
+use crate::support::broker::{Broker, free_port, own_broker, rabbitmq_or_skip};
 use crate::support::soon;
 
 const ALARMS: &str = "rabbit_alarm:get_alarms()";
@@ -41,10 +41,7 @@ async fn an_operator_can_alarm_cut_and_freeze_a_node() {
 
 #[tokio::test]
 async fn a_user_has_the_rights_it_was_given() {
-    if !shared_rabbitmq_or_skip("a_user_has_the_rights_it_was_given") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("a_user_has_the_rights_it_was_given").await else { return };
     let (own, other) = (broker.fresh_vhost().await, broker.fresh_vhost().await);
     broker.add_user("webhook", "se\"cret", &own.name, ["^$", "^soloist\\.logins$", ""]).await;
 

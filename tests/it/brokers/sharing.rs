@@ -1,18 +1,13 @@
 //! The broker that tests share, and machines that have none.
 
 use super::amqp;
-use crate::support::broker::{is_there_or_skip, shared_broker, shared_rabbitmq_or_skip};
+use crate::support::broker::{is_there_or_skip, own_broker};
 
 #[tokio::test]
 async fn vhosts_are_empty_and_apart() {
-    if !shared_rabbitmq_or_skip("vhosts_are_empty_and_apart") {
-        return;
-    }
-    let first = shared_broker().await.fresh_vhost().await;
+    let Some(broker) = own_broker("vhosts_are_empty_and_apart").await else { return };
+    let first = broker.fresh_vhost().await;
     amqp::open(&first.url).await.unwrap();
-    let Some(broker) = shared_broker().await.own() else {
-        return assert!(first.is_shared());
-    };
     let second = broker.fresh_vhost().await;
 
     super::faults::declare(broker, &first.name, "q").await;
@@ -29,10 +24,7 @@ async fn vhosts_are_empty_and_apart() {
 
 #[tokio::test]
 async fn vhosts_do_not_run_out() {
-    if !shared_rabbitmq_or_skip("vhosts_do_not_run_out") {
-        return;
-    }
-    let Some(broker) = shared_broker().await.own() else { return };
+    let Some(broker) = own_broker("vhosts_do_not_run_out").await else { return };
     let mut names = std::collections::BTreeSet::new();
     for _ in 0..20 {
         names.insert(broker.fresh_vhost().await.name);

@@ -70,6 +70,21 @@ async fn all_dead_letters_are_dropped_however_many_there_are() {
 }
 
 #[tokio::test]
+async fn who_is_asked_on_a_terminal_must_say_yes_before_anything_is_deleted() {
+    let soloist = Soloist::for_api("http://127.0.0.1:9");
+    bury(&soloist).await;
+    for (typed, code, said) in
+        [("n", 1, "nothing was deleted"), ("", 1, "nothing was deleted"), ("Yes", 0, "deleted 2 dead")]
+    {
+        let ended = soloist.run_on_a_terminal(&["dead-letters", "drop", "1", "2"], &format!("{typed}\n")).await;
+        assert!(ended.out.contains("Delete 2 dead letters for good? [y/N]"), "{typed:?}: {ended:?}");
+        assert!(ended.code == Some(code) && ended.out.contains(said), "{typed:?}: {ended:?}");
+    }
+    let left = soloist.done(&["dead-letters", "ls", "--json"]).await;
+    assert_eq!(left.lines().count(), DEAD - 2);
+}
+
+#[tokio::test]
 async fn what_was_wrong_with_an_unreadable_message_is_told() {
     let soloist = Soloist::for_api("http://127.0.0.1:9");
     let (queue, thread) = open(&soloist);

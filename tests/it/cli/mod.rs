@@ -2,7 +2,9 @@
 
 mod data;
 mod offline;
+mod probe;
 mod service;
+mod users;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -87,6 +89,25 @@ impl Soloist {
         let ended = Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
         assert!(!ended.out.contains('\u{1b}') && !ended.err.contains('\u{1b}'), "{args:?}: {ended:?}");
         ended
+    }
+
+    /// Runs a command on a terminal of its own, where somebody has typed this; all that the terminal showed.
+    ///
+    /// `script` is in Debian's `bsdutils`, which every Debian has; without it the test fails.
+    pub(super) async fn run_on_a_terminal(&self, args: &[&str], typed: &str) -> Ended {
+        let mut command = Command::new("script");
+        let words = [&[env!("CARGO_BIN_EXE_soloist")], args].concat().join(" ");
+        command.args(["--quiet", "--return", "--command", &words, "/dev/null"]);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).envs(self.env.iter().cloned());
+        command.current_dir(self.folder()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(typed.as_bytes()).await.unwrap();
+        // Kept open until it has ended: its end would be typed, too.
+        let output = soon("a command on a terminal to end", child.wait_with_output()).await.unwrap();
+        drop(stdin);
+        let out = String::from_utf8(output.stdout).unwrap();
+        Ended { code: output.status.code(), out, err: String::new() }
     }
 
     /// Runs a command that has to succeed; its output.

@@ -59,8 +59,28 @@ async fn traits_keep_roles_domains_and_custom_fields_and_nothing_else() {
     let fields: Vec<_> = traits.custom_fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(fields, [("Empty", ""), ("Plan", "gold"), ("Seats", "3"), ("Vip", "true")]);
     let [request] = vendor.seen().try_into().ok().unwrap();
-    assert_eq!(request.uri, "/identity/v2/manage/account/ann?fields=Uid%2CRoles%2CCustomFields%2CEmail");
+    assert_eq!(
+        request.uri,
+        "/identity/v2/manage/account/ann?fields=Uid%2CRoles%2CCustomFields%2CEmail%2CSessionsLimit"
+    );
     assert_eq!(request.header("x-loginradius-apisecret"), Some(SECRET));
+}
+
+#[tokio::test]
+async fn a_limit_of_the_vendors_own_is_a_positive_number_and_anything_else_is_no_failure() {
+    for (limit, read) in [
+        (json!(3), Some(3)),
+        (json!("3"), Some(3)),
+        (json!(0), None),
+        (json!(null), None),
+        (json!(-1), None),
+        (json!(1.5), None),
+        (json!({"Limit": 3}), None),
+        (json!("none"), None),
+    ] {
+        let profile = json!({"Uid": "ann", "Roles": null, "SessionsLimit": limit});
+        assert_eq!(traits([ok(&profile)]).await.unwrap().sessions_limit, read, "{limit}");
+    }
 }
 
 #[tokio::test]

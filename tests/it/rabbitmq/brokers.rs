@@ -14,13 +14,13 @@ static PLACES: Semaphore = Semaphore::const_new(BROKERS_MAX);
 static IDLE: Mutex<Vec<Broker>> = Mutex::new(Vec::new());
 
 /// A broker that belongs to one test for as long as this is held.
-pub(super) struct Lent {
+pub(crate) struct Lent {
     broker: Option<Broker>,
     _place: SemaphorePermit<'static>,
 }
 
 /// `None` where there is no RabbitMQ and none is required.
-pub(super) async fn broker_or_skip(test: &str) -> Option<Lent> {
+pub(crate) async fn broker_or_skip(test: &str) -> Option<Lent> {
     if !rabbitmq_or_skip(test) {
         return None;
     }

@@ -8,3 +8,6 @@ mod promises;
 mod scenario;
 mod table;
 mod tenants;
+
+pub(crate) use self::brokers::broker_or_skip;
+pub(crate) use self::scenario::{QUIET_LOOKS, waiting};

@@ -17,6 +17,10 @@ use crate::support::broker::Broker;
 /// queue only after some minutes.
 const QUIET_PATIENCE: Duration = Duration::from_mins(4);
 
+/// Looks in a row that find nothing: a message may move while one asks, from a queue that is asked later to one that was
+/// asked before.
+pub(crate) const QUIET_LOOKS: usize = 5;
+
 /// How long the logins around a fault may take.
 const LOAD_PATIENCE: Duration = Duration::from_mins(2);
 
@@ -97,14 +101,15 @@ impl Scenario {
 
 /// Waits until nothing is left in any queue of the vhost and in any journal.
 pub(super) async fn quiet(broker: &Broker, site: &Site, fleet: &Fleet) {
-    let mut left = BTreeMap::new();
+    let (mut left, mut quiet_looks) = (BTreeMap::new(), 0);
     let nothing_is_left = async {
-        let mut pause = tokio::time::interval(Duration::from_millis(250));
+        let mut pause = tokio::time::interval(Duration::from_millis(100));
         loop {
             left = waiting(broker, &site.vhost, &TenantId::default_tenant()).await;
             left.insert("journals".to_owned(), Some(fleet.spooled().await));
             left.retain(|_, messages| *messages != Some(0));
-            if left.is_empty() {
+            quiet_looks = if left.is_empty() { quiet_looks + 1 } else { 0 };
+            if quiet_looks == QUIET_LOOKS {
                 return;
             }
             pause.tick().await;
@@ -115,7 +120,7 @@ pub(super) async fn quiet(broker: &Broker, site: &Site, fleet: &Fleet) {
 }
 
 /// Messages in the queues of one tenant and in those that all share; `None` where a queue is not declared yet.
-pub(super) async fn waiting(broker: &Broker, vhost: &str, tenant: &TenantId) -> BTreeMap<String, Option<u64>> {
+pub(crate) async fn waiting(broker: &Broker, vhost: &str, tenant: &TenantId) -> BTreeMap<String, Option<u64>> {
     let mut waiting = BTreeMap::new();
     for queue in topology::queues([tenant]) {
         let depth = broker.queue_depth(vhost, &queue.name).await;

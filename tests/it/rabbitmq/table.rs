@@ -1,4 +1,5 @@
-//! What came of every fault, as one table: `cargo test --test it rabbitmq::faults -- --nocapture` prints it at its end.
+//! What came of every fault, as one table: `cargo test --test it rabbitmq::faults -- --nocapture` prints it at its end,
+//! and so does `tests/run`.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use comfy_table::Table;
 
 use super::faults;
+use crate::support::report;
 
 /// What was counted while one fault happened.
 #[derive(Clone)]
@@ -33,7 +35,7 @@ impl Row {
         let mut rows = ROWS.lock().unwrap();
         rows.push(self);
         if rows.len() == faults::ALL {
-            println!("\nEvery fault:\n{}", rendered(&rows));
+            report::add("rabbitmq-faults", &format!("Every fault:\n{}", rendered(&rows)));
         }
     }
 

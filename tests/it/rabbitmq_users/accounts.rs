@@ -9,11 +9,9 @@ use soloist::queue::rabbitmq::topology;
 use soloist::sandbox::Sandbox;
 
 use super::definitions::definitions;
-use super::{
-    Member, comes_down_to, configured, empty_vhost, hand_out_too_often, logs_in, own_broker, publish, sandbox, until,
-};
+use super::{Member, comes_down_to, configured, hand_out_too_often, logs_in, publish, sandbox, until};
 use crate::cli::Soloist;
-use crate::support::broker::{Broker, Vhost};
+use crate::support::broker::{Broker, Vhost, own_broker};
 use crate::support::{amqp, soon};
 
 const PASSWORD: &str = "planted-broker-password-4e8f";
@@ -61,7 +59,7 @@ async fn three_processes_do_all_their_work_with_the_rights_of_their_roles_alone(
     else {
         return;
     };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let (webhook, worker, control) = (
         account(broker, &vhost, "webhook").await,
@@ -116,7 +114,7 @@ fn without_each(pattern: &str) -> Vec<(String, String)> {
 #[tokio::test]
 async fn every_right_that_a_role_lacks_is_told_by_the_check() {
     let Some(broker) = own_broker("every_right_that_a_role_lacks_is_told_by_the_check").await else { return };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let mut tried = 0;
     for role in ["webhook", "worker", "control"] {
@@ -166,7 +164,7 @@ async fn refusal(url: &str, exchange: &str, key: &str, user_id: Option<&str>) ->
 #[tokio::test]
 async fn no_account_can_do_another_roles_work_or_speak_in_its_name() {
     let Some(broker) = own_broker("no_account_can_do_another_roles_work_or_speak_in_its_name").await else { return };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let webhook = account(broker, &vhost, "webhook").await;
     let (worker, control) = (account(broker, &vhost, "worker").await, account(broker, &vhost, "control").await);

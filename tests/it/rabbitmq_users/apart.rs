@@ -1,8 +1,9 @@
 //! What is missing for one part is no trouble for the others, and what was deleted is declared again.
 
 use super::accounts::{account_with, declared_by_admin, restricted, rights};
-use super::{Member, acme, comes_down_to, configured, empty_vhost, logs_in, own_broker, publish, sandbox};
+use super::{Member, acme, comes_down_to, configured, logs_in, publish, sandbox};
 use crate::cli::Running;
+use crate::support::broker::own_broker;
 
 const JSON: &str = "application/json";
 
@@ -17,7 +18,7 @@ async fn has_kept_its_connection(mut running: Running) {
 #[tokio::test]
 async fn a_worker_that_may_not_hear_the_others_says_so_and_works_on() {
     let Some(broker) = own_broker("a_worker_that_may_not_hear_the_others_says_so_and_works_on").await else { return };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     declared_by_admin(broker, &vhost, &sandbox).await;
     let [_, write, read] = rights("worker");
     let deaf = account_with(broker, &vhost, "deaf", ["^$".to_owned(), write, read]).await;
@@ -37,7 +38,7 @@ async fn a_worker_that_may_not_hear_the_others_says_so_and_works_on() {
 #[tokio::test]
 async fn a_tenant_whose_queue_is_gone_holds_up_no_other() {
     let Some(broker) = own_broker("a_tenant_whose_queue_is_gone_holds_up_no_other").await else { return };
-    let (vhost, ours, theirs) = (empty_vhost().await, sandbox().await, sandbox().await);
+    let (vhost, ours, theirs) = (broker.fresh_vhost().await, sandbox().await, sandbox().await);
     let acme = acme(&theirs);
     let mut options = acme.each_ref().map(|(option, value)| (*option, value.as_str())).to_vec();
     configured(&ours, &vhost.url, &options).done(&["check"]).await;
@@ -61,7 +62,7 @@ async fn a_tenant_whose_queue_is_gone_holds_up_no_other() {
 async fn a_queue_of_all_that_was_deleted_is_declared_again_while_everything_runs() {
     let test = "a_queue_of_all_that_was_deleted_is_declared_again_while_everything_runs";
     let Some(broker) = own_broker(test).await else { return };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     let service = Member::start(configured(&sandbox, &vhost.url, &[]), "webhook,worker,control").await;
 
     broker.delete_queue(&vhost.name, "soloist.dead").await;

@@ -3,10 +3,10 @@
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::{configured, empty_vhost, own_broker, sandbox};
+use super::{configured, sandbox};
 use crate::cli::{Ended, Soloist};
 use crate::support::amqp;
-use crate::support::broker::{Broker, Vhost, free_port, rabbitmq_or_skip};
+use crate::support::broker::{Broker, Vhost, free_port, own_broker, rabbitmq_or_skip};
 
 pub(super) const PASSWORD: &str = "planted-broker-password-91c2";
 
@@ -45,7 +45,7 @@ async fn a_broker_that_is_not_there_or_does_not_let_us_in_is_a_problem_with_a_re
     else {
         return;
     };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     let (user, addr) = (user(broker, &vhost).await, broker.addr());
     let nowhere = format!("127.0.0.1:{}", free_port());
     for (url, found, remedy) in [
@@ -79,7 +79,7 @@ async fn what_is_missing_or_different_on_the_broker_is_a_problem_with_a_remedy()
     let Some(broker) = own_broker("what_is_missing_or_different_on_the_broker_is_a_problem_with_a_remedy").await else {
         return;
     };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     let url = format!("amqp://{}:{PASSWORD}@{}/{}", user(broker, &vhost).await, broker.addr(), vhost.name);
 
     let looks_only = configured(&sandbox, &url, &[("QUEUE__RABBITMQ__DECLARE", "false")]);
@@ -108,7 +108,7 @@ async fn what_is_missing_or_different_on_the_broker_is_a_problem_with_a_remedy()
 #[tokio::test]
 async fn a_user_who_may_not_declare_is_told_to_only_look() {
     let Some(broker) = own_broker("a_user_who_may_not_declare_is_told_to_only_look").await else { return };
-    let (vhost, sandbox) = (empty_vhost().await, sandbox().await);
+    let (vhost, sandbox) = (broker.fresh_vhost().await, sandbox().await);
     let name = format!("few-{}", vhost.name);
     broker.add_user(&name, PASSWORD, &vhost.name, ["^$", r"^soloist\.logins$", "^$"]).await;
     let url = format!("amqp://{name}:{PASSWORD}@{}/{}", broker.addr(), vhost.name);
@@ -121,7 +121,7 @@ async fn the_password_of_a_file_replaces_that_of_the_url_and_neither_is_told() {
     let Some(broker) = own_broker("the_password_of_a_file_replaces_that_of_the_url_and_neither_is_told").await else {
         return;
     };
-    let (vhost, sandbox, folder) = (empty_vhost().await, sandbox().await, tempfile::tempdir().unwrap());
+    let (vhost, sandbox, folder) = (broker.fresh_vhost().await, sandbox().await, tempfile::tempdir().unwrap());
     let user = user(broker, &vhost).await;
     let file = folder.path().join("password");
     std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();

@@ -12,14 +12,14 @@ use tokio::process::Command;
 use super::accounts::account;
 use super::{Member, comes_down_to, configured, empty_vhost, logs_in, sandbox};
 use crate::support::broker::{Vhost, shared_broker, shared_rabbitmq_or_skip};
-use crate::support::{amqp, soon};
+use crate::support::{amqp, report, soon};
 
 /// Where a client is installed; `tests/run` does that where the client's registry can be reached.
 fn installed(test: &str, client: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("SOLOIST_TEST_PRODUCERS").map(|folder| Path::new(&folder).join(client));
     let folder = folder.filter(|folder| folder.is_dir());
     if folder.is_none() {
-        eprintln!("{test}: skipped: the {client} client is not installed in SOLOIST_TEST_PRODUCERS");
+        report::skipped(test, &format!("the {client} client is not installed in SOLOIST_TEST_PRODUCERS"));
     }
     folder
 }

@@ -23,7 +23,7 @@ use soloist::queue::rabbitmq::topology;
 use soloist::sandbox::{LoginMade, Sandbox, SandboxConfig};
 
 use crate::cli::{Running, Soloist};
-use crate::support::broker::{Broker, Vhost, rabbitmq_or_skip, shared_broker};
+use crate::support::broker::{Vhost, shared_broker};
 use crate::support::{amqp, soon, tenant};
 
 /// Every tenant that a test here may have.
@@ -36,18 +36,6 @@ async fn empty_vhost() -> Vhost {
         amqp::remove_everything(&vhost.url, &TENANTS.map(tenant)).await;
     }
     vhost
-}
-
-/// The shared broker for a test that makes accounts on it: only on one of our own it may.
-async fn own_broker(test: &str) -> Option<&'static Broker> {
-    if !rabbitmq_or_skip(test) {
-        return None;
-    }
-    let own = shared_broker().await.own();
-    if own.is_none() {
-        eprintln!("{test}: skipped: the broker in AMQP_URL is not ours to make accounts on");
-    }
-    own
 }
 
 async fn sandbox() -> Sandbox {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::check::PASSWORD;
-use super::{comes_down_to, empty_vhost, logs_in, on, own_broker, publish, sandbox, until};
+use super::{comes_down_to, logs_in, on, publish, sandbox, until};
+use crate::support::broker::own_broker;
 use crate::support::process::{Serving, command};
 use crate::support::proxy::Proxy;
 use crate::support::soon;
@@ -54,7 +55,7 @@ fn has_no_password(told: &[String], log: &[String], folder: &Path) {
 async fn a_service_that_loses_its_broker_logs_no_password() {
     let Some(broker) = own_broker("a_service_that_loses_its_broker_logs_no_password").await else { return };
     for log in ["debug", "trace", EVERYTHING] {
-        let (vhost, sandbox, folder) = (empty_vhost().await, sandbox().await, tempfile::tempdir().unwrap());
+        let (vhost, sandbox, folder) = (broker.fresh_vhost().await, sandbox().await, tempfile::tempdir().unwrap());
         let proxy = Proxy::start(broker.addr()).await;
         let user = format!("silent-{}", vhost.name);
         broker.add_user(&user, PASSWORD, &vhost.name, [".*"; 3]).await;

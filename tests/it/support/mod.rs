@@ -4,6 +4,7 @@ pub(crate) mod amqp;
 pub(crate) mod broker;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod report;
 pub(crate) mod service;
 
 use std::future::Future;

@@ -85,6 +85,16 @@ impl Serving {
         self.log.lock().unwrap().clone()
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Sends SIGKILL and waits for nothing.
+    pub(crate) fn strike(&mut self) {
+        self.child.start_kill().unwrap();
+    }
+
     /// No signal that it could handle: it is gone in the middle of whatever it does. Everything that was logged.
     pub(crate) async fn kill(mut self) -> Vec<String> {
         soon("the kill", self.child.kill()).await.unwrap();
@@ -106,18 +116,26 @@ impl Serving {
     }
 
     pub(crate) async fn admin_by(&self, method: &str, path: &str) -> Value {
+        self.try_admin(method, path).await.unwrap()
+    }
+
+    async fn try_admin(&self, method: &str, path: &str) -> reqwest::Result<Value> {
         let url = format!("{}{path}", self.admin_url);
         let request = self.client.request(method.parse().unwrap(), url).bearer_auth(&self.admin_key);
-        soon("the admin API", request.send()).await.unwrap().json().await.unwrap()
+        soon("the admin API", request.send()).await?.json().await
     }
 
     /// Messages that are not settled: waiting, handed out and delayed; and dead ones.
     pub(crate) async fn queued(&self) -> (u64, u64) {
-        let status = self.admin("/admin/v1/status").await;
-        let sum = |state: &str| -> u64 {
-            status["queue"].as_array().unwrap().iter().map(|lane| lane[state].as_u64().unwrap()).sum()
-        };
-        (sum("ready") + sum("unsettled") + sum("delayed"), sum("dead"))
+        self.queued_if_alive().await.unwrap()
+    }
+
+    /// The same of a process that may be about to end by itself.
+    pub(crate) async fn queued_if_alive(&self) -> Option<(u64, u64)> {
+        let status = self.try_admin("GET", "/admin/v1/status").await.ok()?;
+        let lanes = status["queue"].as_array()?;
+        let sum = |state: &str| -> u64 { lanes.iter().map(|lane| lane[state].as_u64().unwrap()).sum() };
+        Some((sum("ready") + sum("unsettled") + sum("delayed"), sum("dead")))
     }
 
     /// Waits until nothing waits any more.

@@ -82,6 +82,14 @@ impl Service {
         (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
     }
 
+    /// The same with a body.
+    pub(crate) async fn tell(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.client.request(method.parse().unwrap(), format!("{}{path}", self.admin_url));
+        let response = soon("the admin API", request.bearer_auth(&self.admin_key).json(body).send()).await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
+    }
+
     /// What waits in the queue, delayed and dead included.
     pub(crate) async fn queued(&self) -> (u64, u64, u64) {
         let (_, status) = self.admin("GET", "/admin/v1/status").await;
@@ -118,16 +126,15 @@ impl Service {
 
     pub(crate) async fn settled_within(&self, patience: Duration) {
         soon("the webhooks", self.sandbox.webhooks_settled()).await;
-        self.until_within(patience, "every message to be settled", async |service| {
-            service.queued().await == (0, 0, 0) && service.in_hand().await == 0
-        })
-        .await;
+        self.until_within(patience, "every message to be settled", async |service| service.open().await == 0).await;
     }
 
-    /// Messages that a worker holds now: accepted or looked at again, but not yet settled.
-    async fn in_hand(&self) -> u64 {
+    /// Messages that wait, are held by a worker, or are dead: from one answer, since they move between these.
+    async fn open(&self) -> u64 {
         let (_, status) = self.admin("GET", "/admin/v1/status").await;
-        status["queue"].as_array().unwrap().iter().map(|lane| lane["unsettled"].as_u64().unwrap()).sum()
+        let lanes = status["queue"].as_array().unwrap();
+        let states = ["ready", "unsettled", "delayed", "dead"];
+        lanes.iter().flat_map(|lane| states.map(|state| lane[state].as_u64().unwrap())).sum()
     }
 
     pub(crate) async fn stop(mut self) -> (Sandbox, TempDir) {

@@ -9,7 +9,7 @@ use soloist::sandbox::Faults;
 use crate::rabbitmq::brokers::{Site, broker_or_skip};
 use crate::rabbitmq::fleet::Fleet;
 use crate::rabbitmq::load::{Load, Plan};
-use crate::rabbitmq::scenario::{Scenario, logins_around, quiet};
+use crate::rabbitmq::scenario::{Scenario, is_long, logins_around, quiet};
 use crate::support::soon;
 
 const ENFORCE: &str = "soloist.enforce.default";
@@ -45,11 +45,13 @@ async fn a_broker_without_memory_loses_nothing_and_holds_nobody_up() {
     let name = "a_broker_without_memory_loses_nothing_and_holds_nobody_up";
     let Some(broker) = broker_or_skip(name).await else { return };
     let site = Site::from(broker.fresh_vhost().await);
-    let scenario = Scenario::new("memory alarm for 4 s", 1, 2);
+    // The long one is longer than any patience of ours with the broker.
+    let (fault, seconds) = if is_long() { ("memory alarm for 65 s", 65) } else { ("memory alarm for 4 s", 4) };
+    let scenario = Scenario::new(fault, 1, 2);
     let fault = async |fleet: &mut Fleet, load: &Load| {
         broker.memory_alarm(true).await;
         fleet.spools(20).await;
-        load.goes_on_for(Duration::from_secs(4)).await;
+        load.goes_on_for(Duration::from_secs(seconds)).await;
         broker.memory_alarm(false).await;
     };
     scenario.run(&broker, &site, fault).await;

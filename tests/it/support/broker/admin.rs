@@ -91,6 +91,30 @@ impl Broker {
         self.eval_ok("rabbit_networking:close_connections(rabbit_networking:connections_local(), \"bye\")").await;
     }
 
+    /// The connections of this vhost that have this word in their name, from the node's side.
+    pub(crate) async fn close_connections_named(&self, vhost: &str, word: &str) {
+        let (vhost, word) = (binary(vhost), binary(word));
+        self.eval_ok(&format!(
+            "Named = fun(Pid) -> [{{vhost, V}}, {{client_properties, P}}] = \
+             rabbit_networking:connection_info(Pid, [vhost, client_properties]), \
+             {{_, _, Name}} = lists:keyfind(<<\"connection_name\">>, 1, P), \
+             V =:= {vhost} andalso binary:match(Name, {word}) =/= nomatch end, \
+             [_ | _] = Pids = lists:filter(Named, rabbit_networking:connections_local()), \
+             rabbit_networking:close_connections(Pids, \"bye\")"
+        ))
+        .await;
+    }
+
+    /// While it is off, a quorum queue takes messages and confirms none.
+    pub(crate) async fn confirm(&self, vhost: &str, queue: &str, on: bool) {
+        let resume = if on { "resume" } else { "suspend" };
+        let queue = resource(vhost, queue);
+        self.eval_ok(&format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup({queue}), {{Name, _}} = amqqueue:get_pid(Q), sys:{resume}(Name)"
+        ))
+        .await;
+    }
+
     /// Deletes the queue with all that is in it.
     pub(crate) async fn delete_queue(&self, vhost: &str, queue: &str) {
         self.eval_ok(&format!(

@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 
+use crate::support::process::signal;
 use crate::support::soon;
 
 /// Waits until the test has no more need, or is dead: both close the pipe. Then it ends the group of processes `$1`,
-/// and removes the folder `$2`, into which the dying may still write for a moment.
+/// and removes the folder `$2`, into which the dying may still write for a moment. A terminal that is closed ends the
+/// test and not the guard, nor the `cat` that it waits with.
 const GUARD: &str = r#"
+trap '' HUP
 cat >/dev/null
 kill -KILL "-$1"
 tries=0
@@ -90,4 +93,31 @@ pub(crate) fn free_port() -> u16 {
     let mut taken = TAKEN.lock().unwrap();
     let mut candidates = std::iter::repeat_with(|| rand::rng().random_range(PORTS));
     candidates.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok() && taken.insert(*port)).unwrap()
+}
+
+/// While the guard waits it has a child; before, it may not have heard of HUP yet.
+#[tokio::test]
+async fn a_closed_terminal_leaves_no_broker_behind() {
+    if !super::rabbitmq_or_skip("a_closed_terminal_leaves_no_broker_behind") {
+        return;
+    }
+    let home = Home::make().await;
+    let (dir, guard) = (home.dir.clone(), home.guard.id());
+    let children = format!("/proc/{guard}/task/{guard}/children");
+    soon("the guard to wait", async {
+        let mut pause = tokio::time::interval(Duration::from_millis(5));
+        while std::fs::read_to_string(&children).unwrap().is_empty() {
+            pause.tick().await;
+        }
+    })
+    .await;
+    let waiting = std::fs::read_to_string(&children).unwrap();
+    for hung_up in std::iter::once(guard).chain(waiting.split_whitespace().map(|id| id.parse().unwrap())) {
+        signal(hung_up, "HUP").await;
+    }
+    assert!(tokio::net::TcpStream::connect(("127.0.0.1", home.epmd_port)).await.is_ok(), "the test goes on");
+
+    drop(home);
+
+    assert!(!dir.exists());
 }

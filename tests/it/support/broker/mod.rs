@@ -16,6 +16,8 @@ pub(crate) use cluster::Cluster;
 pub(crate) use home::free_port;
 pub(crate) use node::Broker;
 
+use super::report;
+
 /// The scripts themselves: the wrappers in `/usr/sbin` change the user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -24,12 +26,19 @@ pub(crate) const TURN_PATIENCE: Duration = Duration::from_mins(10);
 
 static SHARED: OnceCell<SharedBroker> = OnceCell::const_new();
 
+/// Our own beside one that was given.
+static OWN: OnceCell<Broker> = OnceCell::const_new();
+
 /// Whose turn it is on a broker that was given to us with a single vhost.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Whether this machine can start brokers. Without one a test passes, saying so, unless brokers are `required`.
 pub(crate) fn rabbitmq_or_skip(test: &str) -> bool {
-    is_there_or_skip(test, Path::new(PROGRAMS).join("rabbitmq-server").exists(), requirement().as_deref())
+    let is_there = Path::new(PROGRAMS).join("rabbitmq-server").exists();
+    if !is_there_or_skip(test, is_there, requirement().as_deref()) {
+        report::skipped(test, "no rabbitmq-server here");
+    }
+    is_there
 }
 
 /// The same for tests that only need [`shared_broker`], which may be one that was given.
@@ -42,9 +51,6 @@ pub(crate) fn is_there_or_skip(test: &str, is_there: bool, requirement: Option<&
         is_there || requirement != Some("required"),
         "{test} needs RabbitMQ: install rabbitmq-server, or run `cargo test` without SOLOIST_TEST_RABBITMQ=required"
     );
-    if !is_there {
-        eprintln!("{test}: skipped: no rabbitmq-server here");
-    }
     is_there
 }
 
@@ -65,6 +71,17 @@ pub(crate) async fn shared_broker() -> &'static SharedBroker {
             None => SharedBroker::Own(Broker::start().await),
         })
         .await
+}
+
+/// A broker for tests that make accounts or ask what only its owner may: the shared one, unless that is somebody else's.
+pub(crate) async fn own_broker(test: &str) -> Option<&'static Broker> {
+    if !rabbitmq_or_skip(test) {
+        return None;
+    }
+    match shared_broker().await {
+        SharedBroker::Own(broker) => Some(broker),
+        SharedBroker::Given(_) => Some(OWN.get_or_init(Broker::start).await),
+    }
 }
 
 pub(crate) enum SharedBroker {

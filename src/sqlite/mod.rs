@@ -1,4 +1,6 @@
-//! What the SQLite files of queue and ledger have in common: a durable connection, a checked format, damage.
+//! What the SQLite files of queue, ledger and directives have in common: a durable connection, a checked format, damage.
+
+pub(crate) mod wal;
 
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -7,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use self::wal::Found;
 
 /// How long a statement waits for another connection of this process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,11 +41,19 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// Opens a file of this format, or makes it.
+/// Opens a file of this format, or makes it. Nobody may be writing to it: its log is looked through as it lies there.
 pub(crate) fn open(path: &Path, format: &Format) -> anyhow::Result<Connection> {
     let (name, shown) = (format.name, path.display());
     if !is_sqlite(path).with_context(|| format!("cannot read {shown}"))? {
         bail!("{shown} is not a {name} of soloist: move it away or choose another data_dir");
+    }
+    match wal::look(path).with_context(|| format!("cannot read the log of the {name} {shown}"))? {
+        Found::Broken(broken) => bail!(LogBroken { at: broken.at }),
+        Found::Unfinished => tracing::warn!(
+            "the last commit in the log of the {name} {shown} is not whole. After a power failure that is as it should \
+             be, and nobody was told that it is kept; if there was none, the disk has damaged it"
+        ),
+        Found::Whole => {}
     }
     let mut db = connect(path).with_context(|| format!("cannot open the {name} {shown}"))?;
     let stored = |pragma: &str| db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0));
@@ -91,12 +103,19 @@ fn is_sqlite(path: &Path) -> std::io::Result<bool> {
     Ok(begin.is_empty() || begin == MAGIC)
 }
 
+/// What was committed behind this place is there, but SQLite would drop it.
+#[derive(Debug, thiserror::Error)]
+#[error("its log is broken at page {at}, and not at its end")]
+struct LogBroken {
+    at: u64,
+}
+
 /// Whether an error says that the file's content is broken, which no waiting mends.
 pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     error.chain().any(|cause| {
         let code = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
-        matches!(code, Some(DatabaseCorrupt | NotADatabase))
+        matches!(code, Some(DatabaseCorrupt | NotADatabase)) || cause.is::<LogBroken>()
     })
 }
 
@@ -199,6 +218,27 @@ mod tests {
         let error = open(&path, &Format { migrations: &[DATED, "no SQL"], ..NOTES }).unwrap_err();
         assert!(format!("{error:#}").contains("to format 3"), "{error:#}");
         assert_eq!(version(&open(&path, &NOTES).unwrap()), 1);
+    }
+
+    #[test]
+    fn a_file_whose_log_is_broken_before_its_end_is_damaged() {
+        let (folder, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (path, copy) = (folder.path().join("notes.db"), copies.path().join("notes.db"));
+        let db = open(&path, &NOTES).unwrap();
+        for _ in 0..20 {
+            db.execute("INSERT INTO notes (text) VALUES ('milk')", []).unwrap();
+        }
+        // As it lies there when the process is killed.
+        std::fs::copy(&path, &copy).unwrap();
+        let mut log = std::fs::read(beside(&path, "-wal")).unwrap();
+        std::fs::write(beside(&copy, "-wal"), &log).unwrap();
+        drop(open(&copy, &NOTES).unwrap());
+        let middle = log.len() / 2;
+        log[middle] ^= 0x10;
+        std::fs::copy(&path, &copy).unwrap();
+        std::fs::write(beside(&copy, "-wal"), &log).unwrap();
+        let error = open(&copy, &NOTES).unwrap_err();
+        assert!(is_damage(&error) && error.to_string().contains("its log is broken"), "{error:#}");
     }
 
     #[test]

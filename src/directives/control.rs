@@ -1,0 +1,282 @@
+//! The process that decides: it makes changes durable, puts them in force, grants the budget, and tells the others.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Mutex, watch};
+
+use super::budget::{GRANT_LIFE, Window};
+use super::entry::{BadEntry, Entry, What};
+use super::live::LiveDirectives;
+use super::store::{Change, Store};
+use super::told::{Asked, Told};
+use super::{Granted, Granter, NoLeave};
+use crate::clock::Clock;
+use crate::config::{Revocations, WrittenPolicies};
+use crate::model::{TenantId, UserId};
+use crate::telemetry::{Metrics, labels};
+
+/// Who makes the changes that no person makes.
+const OURSELVES: &str = "soloist";
+/// Minutes of grants that are kept on disk, more than a window counts.
+const MINUTES_ON_DISK: i64 = 120;
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error("{0}")]
+    Bad(BadEntry),
+    #[error("the directives cannot be written")]
+    Unavailable(#[source] anyhow::Error),
+}
+
+/// Decides what all workers must obey.
+pub struct Control {
+    live: Arc<LiveDirectives>,
+    store: Store,
+    budget: Revocations,
+    windows: Mutex<HashMap<TenantId, Window>>,
+    /// The number of the last change.
+    version: watch::Sender<i64>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl Control {
+    /// Opens or makes `directives.db` in a folder.
+    ///
+    /// # Errors
+    /// When it cannot be read: without its exemptions nobody may be ended.
+    pub fn open(
+        data_dir: &Path,
+        written: WrittenPolicies,
+        budget: Revocations,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
+        let (store, entries) = Store::open(data_dir)?;
+        let mut granted: HashMap<TenantId, Vec<(i64, u32)>> = HashMap::new();
+        for (tenant, minute, amount) in store.grants()? {
+            granted.entry(tenant).or_default().push((minute, amount));
+        }
+        let mut windows = HashMap::new();
+        if let Revocations::AtMost(limit) = budget {
+            for (tenant, granted) in granted {
+                windows.insert(tenant, Window::new(limit, granted, minute(clock)));
+            }
+        }
+        let version = watch::Sender::new(store.last_change()?);
+        let live = Arc::new(LiveDirectives::own(written, entries, clock)?);
+        let control = Self { live, store, budget, windows: Mutex::new(windows), version, clock, metrics };
+        control.show();
+        Ok(control)
+    }
+
+    pub fn live(&self) -> Arc<LiveDirectives> {
+        Arc::clone(&self.live)
+    }
+
+    pub fn entries(&self) -> Vec<Entry> {
+        self.live.entries()
+    }
+
+    /// The number of the last change, and the next ones as they come.
+    pub fn versions(&self) -> watch::Receiver<i64> {
+        self.version.subscribe()
+    }
+
+    /// Makes an entry durable and puts it in force.
+    ///
+    /// # Errors
+    /// When something is wrong with it, or it cannot be written; then nothing has changed.
+    pub async fn put(&self, entry: Entry) -> Result<(), ChangeError> {
+        self.live.check(&entry).map_err(ChangeError::Bad)?;
+        let (owner, reason) = (entry.owner.clone(), entry.reason.clone());
+        let key = entry.key();
+        tracing::info!(directive = key, owner, reason, "directive `{key}` by {owner}: {reason}");
+        let change = Change { key, at: self.clock.now(), owner, reason, entry: Some(entry.clone()) };
+        let number = self.store.change(change).await.map_err(ChangeError::Unavailable)?;
+        self.live.put(entry).map_err(ChangeError::Bad)?;
+        self.changed(number);
+        Ok(())
+    }
+
+    /// Takes an entry out of force, durably; `None` where there was none of that name.
+    ///
+    /// # Errors
+    /// When it cannot be written; then it stays.
+    pub async fn remove(&self, key: &str, owner: &str, reason: &str) -> Result<Option<Entry>, ChangeError> {
+        let Some(entry) = self.live.entry(key) else { return Ok(None) };
+        let (owner, reason) = (owner.to_owned(), reason.to_owned());
+        tracing::info!(directive = key, owner, reason, "directive `{key}` removed by {owner}: {reason}");
+        let change = Change { key: key.to_owned(), at: self.clock.now(), owner, reason, entry: None };
+        let number = self.store.change(change).await.map_err(ChangeError::Unavailable)?;
+        self.live.remove(key);
+        self.changed(number);
+        Ok(Some(entry))
+    }
+
+    /// Lets a tenant whose budget was used up go on, with a new window. `None` where it was not stopped.
+    ///
+    /// # Errors
+    /// When it cannot be written; then it stays stopped.
+    pub async fn resume(&self, tenant: &TenantId, owner: &str, reason: &str) -> Result<Option<Entry>, ChangeError> {
+        let mut windows = self.windows.lock().await;
+        self.store.forget_grants(tenant).await.map_err(ChangeError::Unavailable)?;
+        windows.remove(tenant);
+        self.remove(&brake(tenant, self.clock.now()).key(), owner, reason).await
+    }
+
+    /// Marks a user whose devices end each other for ever; for how long.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn contend(&self, tenant: &TenantId, user: &UserId, for_: Duration) -> Result<(), ChangeError> {
+        let now = self.clock.now();
+        let until = SignedDuration::try_from(for_).ok().and_then(|for_| now.checked_add(for_).ok());
+        self.put(Entry {
+            tenant: tenant.clone(),
+            what: What::Contended { user: user.clone() },
+            owner: OURSELVES.to_owned(),
+            reason: "the user's devices log in again whenever they are ended".to_owned(),
+            made_at: now,
+            expires: Some(until.unwrap_or(Timestamp::MAX)),
+        })
+        .await
+    }
+
+    /// Removes what has expired, and returns it. What cannot be removed now is tried again.
+    pub async fn remove_expired(&self) -> Vec<Entry> {
+        let now = self.clock.now();
+        let mut removed = Vec::new();
+        for entry in self.live.entries().into_iter().filter(|entry| !entry.holds(now)) {
+            match self.remove(&entry.key(), OURSELVES, "it has expired").await {
+                Ok(_) => removed.push(entry),
+                Err(error) => tracing::warn!("an expired directive stays on disk: {:#}", anyhow::Error::new(error)),
+            }
+        }
+        removed
+    }
+
+    /// All entries in force, for those who obey them.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let entries = self.live.entries().iter().map(Entry::to_json).collect();
+        Told::Snapshot { version: *self.version.borrow(), entries }.to_bytes()
+    }
+
+    /// The answer to what a worker asks; `None` for what is no question.
+    pub async fn answer(&self, asked: &[u8]) -> Option<Vec<u8>> {
+        let Asked::Grant { from, ask, tenant, unspent } = Asked::read(asked)? else { return Some(self.snapshot()) };
+        let granted = self.grant(&TenantId::parse(&tenant).ok()?, unspent).await;
+        let amount = match granted {
+            Ok(granted) => Some(granted.amount),
+            Err(NoLeave::Exhausted) => None,
+            // Whoever waits asks again.
+            Err(NoLeave::Unreachable(_)) => return None,
+        };
+        Some(Told::Granted { to: from, ask, amount }.to_bytes())
+    }
+
+    /// How many sessions of a tenant were granted to be ended within the hour.
+    pub async fn granted(&self, tenant: &TenantId) -> u32 {
+        let minute = minute(self.clock);
+        self.windows.lock().await.get_mut(tenant).map_or(0, |window| window.used(minute))
+    }
+
+    /// Whether a tenant is only observed because its budget is used up.
+    pub fn is_stopped(&self, tenant: &TenantId) -> bool {
+        self.live.entry(&brake(tenant, Timestamp::UNIX_EPOCH).key()).is_some()
+    }
+
+    /// How many sessions of each tenant may be ended within an hour; `None`: as many as there are.
+    pub fn limit(&self) -> Option<u32> {
+        match self.budget {
+            Revocations::AtMost(limit) => Some(limit.get()),
+            Revocations::Unlimited => None,
+        }
+    }
+
+    fn changed(&self, number: i64) {
+        self.version.send_replace(number);
+        self.show();
+    }
+
+    fn show(&self) {
+        let mut contended: HashMap<TenantId, i64> = HashMap::new();
+        let mut braked: HashMap<TenantId, i64> = HashMap::new();
+        for entry in self.live.entries() {
+            let counts = match entry.what {
+                What::Contended { .. } => &mut contended,
+                What::Brake => &mut braked,
+                _ => continue,
+            };
+            *counts.entry(entry.tenant).or_default() += 1;
+        }
+        for tenant in self.live.tenants() {
+            let of = labels([("tenant", tenant.as_str())]);
+            let count = |counts: &HashMap<TenantId, i64>| counts.get(&tenant).copied().unwrap_or(0);
+            self.metrics.contended_users.get_or_create(&of).set(count(&contended));
+            self.metrics.budget_breached.get_or_create(&of).set(count(&braked));
+        }
+    }
+
+    /// The budget is used up: from now on the tenant is only observed, until a person resumes it.
+    async fn stop(&self, tenant: &TenantId) -> Result<(), NoLeave> {
+        if self.is_stopped(tenant) {
+            return Ok(());
+        }
+        self.put(brake(tenant, self.clock.now())).await.map_err(|error| NoLeave::Unreachable(error.into()))?;
+        tracing::error!(
+            alarm = "budget",
+            tenant = %tenant,
+            "the revocation budget of tenant `{tenant}` is used up: it is only observed from now on. See `soloist why` \
+             and soloist_sessions_revoked_total whether that was right, then run `soloist resume`"
+        );
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Granter for Control {
+    async fn grant(&self, tenant: &TenantId, unspent: u32) -> Result<Granted, NoLeave> {
+        let Revocations::AtMost(limit) = self.budget else {
+            return Ok(Granted { amount: u32::MAX, valid_for: GRANT_LIFE });
+        };
+        let minute = minute(self.clock);
+        let mut windows = self.windows.lock().await;
+        let window = windows.entry(tenant.clone()).or_insert_with(|| Window::new(limit, [], minute));
+        window.take_back(unspent);
+        let amount = if self.is_stopped(tenant) { 0 } else { window.grant(minute) };
+        if amount == 0 {
+            self.stop(tenant).await?;
+            return Err(NoLeave::Exhausted);
+        }
+        let (at, used) = (window.at(minute), window.used(minute));
+        let durable = self.store.grant(tenant, minute, at, minute - MINUTES_ON_DISK).await;
+        if let Err(error) = durable {
+            window.take_back(amount);
+            return Err(NoLeave::Unreachable(error));
+        }
+        self.metrics.budget_granted.get_or_create(&labels([("tenant", tenant.as_str())])).set(i64::from(used));
+        Ok(Granted { amount, valid_for: GRANT_LIFE })
+    }
+}
+
+fn brake(tenant: &TenantId, made_at: Timestamp) -> Entry {
+    Entry {
+        tenant: tenant.clone(),
+        what: What::Brake,
+        owner: OURSELVES.to_owned(),
+        reason: "the revocation budget is used up".to_owned(),
+        made_at,
+        expires: None,
+    }
+}
+
+fn minute(clock: Clock) -> i64 {
+    clock.now_ms().div_euclid(60_000)
+}

@@ -1,0 +1,176 @@
+//! Whether the devices of a user end each other for ever: two clients that log in again on every kick, say.
+//!
+//! Pure: what happened and what time it is are arguments. It knows devices by hashes of their words, in memory only.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use crate::model::UserId;
+
+/// Users whose evictions are remembered; further ones are not guarded until others are forgotten.
+const USERS_MAX: usize = 100_000;
+/// Evictions of one user that are remembered.
+const EVICTIONS_MAX: usize = 1_000;
+
+/// A device as its session tells it: by its words, and by the network it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceKey {
+    words: u64,
+    network: u64,
+}
+
+impl DeviceKey {
+    /// Words are compared trimmed and in lower case. `network` may be left out where it is not known.
+    pub fn of<'a>(words: impl IntoIterator<Item = Option<&'a str>>, network: Option<&str>) -> Self {
+        let hash = |parts: &[String]| {
+            let mut hasher = DefaultHasher::new();
+            parts.hash(&mut hasher);
+            hasher.finish()
+        };
+        let plain = |word: Option<&str>| word.unwrap_or_default().trim().to_lowercase();
+        let words: Vec<String> = words.into_iter().map(plain).collect();
+        Self { words: hash(&words), network: hash(&[plain(network)]) }
+    }
+}
+
+/// One look at a user ended a session because others are newer. However many it ended, it counts once: a pile of sessions
+/// is nobody's game.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Milliseconds since 1970, by our clock.
+    pub at_ms: i64,
+    pub evicted: DeviceKey,
+    /// The newest session that displaced it.
+    pub by: Option<DeviceKey>,
+}
+
+/// The evictions of the last while, by user.
+#[derive(Debug)]
+pub struct PingPong {
+    evictions: usize,
+    window_ms: i64,
+    users: HashMap<UserId, VecDeque<Eviction>>,
+}
+
+impl PingPong {
+    /// `evictions` of one user within `window` make them contended, when they alternate between the same devices.
+    pub fn new(evictions: u32, window: Duration) -> Self {
+        let evictions = usize::try_from(evictions).unwrap_or(usize::MAX);
+        let window_ms = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+        Self { evictions, window_ms, users: HashMap::new() }
+    }
+
+    pub fn knows(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
+    pub fn note(&mut self, user: &UserId, eviction: Eviction) {
+        if self.users.len() >= USERS_MAX && !self.knows(user) {
+            self.forget(eviction.at_ms);
+            if self.users.len() >= USERS_MAX {
+                return;
+            }
+        }
+        let evictions = self.users.entry(user.clone()).or_default();
+        evictions.push_back(eviction);
+        if evictions.len() > EVICTIONS_MAX {
+            evictions.pop_front();
+        }
+    }
+
+    /// Whether the user's devices alternate: another one was ended nearly every time, and each of at most half as many
+    /// devices as there were evictions came again. Devices with the same words are told apart by their networks.
+    pub fn is_contended(&self, user: &UserId, now_ms: i64) -> bool {
+        let Some(evictions) = self.users.get(user) else { return false };
+        let since = now_ms.saturating_sub(self.window_ms);
+        let recent: Vec<&Eviction> = evictions.iter().filter(|eviction| eviction.at_ms > since).collect();
+        let by_words = |key: DeviceKey| DeviceKey { network: 0, ..key };
+        recent.len() >= self.evictions && (alternate(&recent, by_words) || alternate(&recent, |key| key))
+    }
+
+    /// Forgets a user: whatever was done about them, they begin anew.
+    pub fn release(&mut self, user: &UserId) {
+        self.users.remove(user);
+    }
+
+    fn forget(&mut self, now_ms: i64) {
+        let window_ms = self.window_ms;
+        self.users
+            .retain(|_, evictions| evictions.back().is_some_and(|last| last.at_ms > now_ms.saturating_sub(window_ms)));
+    }
+}
+
+fn alternate(evictions: &[&Eviction], name: impl Fn(DeviceKey) -> DeviceKey) -> bool {
+    let ended: Vec<DeviceKey> = evictions.iter().map(|eviction| name(eviction.evicted)).collect();
+    let all: BTreeSet<DeviceKey> =
+        ended.iter().copied().chain(evictions.iter().filter_map(|eviction| eviction.by).map(name)).collect();
+    let swings = ended.windows(2).filter(|pair| pair.first() != pair.last()).count();
+    evictions.len() >= all.len().saturating_mul(2) && swings.saturating_mul(2) >= evictions.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str) -> DeviceKey {
+        DeviceKey::of([Some(name)], None)
+    }
+
+    /// When the guard fires for evictions one second apart, counted from 1.
+    fn fires_at(evictions: impl IntoIterator<Item = (DeviceKey, DeviceKey)>, seconds_apart: i64) -> Option<usize> {
+        let mut guard = PingPong::new(6, Duration::from_mins(10));
+        let ann = UserId::parse("ann").unwrap();
+        for (n, (evicted, by)) in (1..).zip(evictions) {
+            let at_ms = i64::try_from(n).unwrap() * seconds_apart * 1_000;
+            guard.note(&ann, Eviction { at_ms, evicted, by: Some(by) });
+            if guard.is_contended(&ann, at_ms) {
+                return Some(n);
+            }
+        }
+        None
+    }
+
+    fn round_robin(devices: usize, evictions: usize) -> Vec<(DeviceKey, DeviceKey)> {
+        let name = |n: usize| device(&format!("device {}", n % devices));
+        (0..evictions).map(|n| (name(n), name(n + 1))).collect()
+    }
+
+    #[test]
+    fn two_devices_that_end_each_other_are_contended_at_the_sixth_eviction() {
+        assert_eq!(fires_at(round_robin(2, 100), 1), Some(6));
+        assert_eq!(fires_at(round_robin(2, 100), 100), Some(6));
+        assert_eq!(fires_at(round_robin(2, 100), 121), None);
+    }
+
+    #[test]
+    fn more_devices_take_two_rounds() {
+        assert_eq!(fires_at(round_robin(3, 100), 1), Some(6));
+        assert_eq!(fires_at(round_robin(5, 100), 1), Some(10));
+    }
+
+    #[test]
+    fn somebody_who_comes_with_ever_new_devices_is_not_contended() {
+        assert_eq!(fires_at(round_robin(1_000, 100), 1), None);
+    }
+
+    #[test]
+    fn one_device_that_logs_in_again_and_again_kicks_nobody_but_itself() {
+        assert_eq!(fires_at(vec![(device("phone"), device("phone")); 100], 1), None);
+    }
+
+    #[test]
+    fn a_phone_that_took_over_once_and_then_only_logs_in_again_does_not_alternate() {
+        let mut evictions = vec![(device("laptop"), device("phone"))];
+        evictions.extend(vec![(device("phone"), device("phone")); 100]);
+        assert_eq!(fires_at(evictions, 1), None);
+    }
+
+    #[test]
+    fn devices_with_the_same_words_are_told_apart_by_their_networks() {
+        let at = |network| DeviceKey::of([Some("Chrome")], Some(network));
+        let (home, office) = (at("192.0.2.1"), at("192.0.2.2"));
+        let swings = (0..100).map(|n| if n % 2 == 0 { (home, office) } else { (office, home) });
+        assert_eq!(fires_at(swings, 1), Some(6));
+    }
+}

@@ -1,0 +1,30 @@
+//! Having users looked at again, outside of any login.
+
+use super::{Queue, QueueError};
+use crate::model::{EventId, LoginEvent, Reason, TenantId, UserId};
+
+/// Messages that are published at once.
+const BATCH_MAX: usize = 256;
+
+/// Has users looked at again, in the background.
+///
+/// # Errors
+/// When not all could be put into the queue; asking for all again is harmless.
+pub async fn look_again(queue: &dyn Queue, tenant: &TenantId, users: &[UserId]) -> Result<(), QueueError> {
+    for users in users.chunks(BATCH_MAX) {
+        let events: Vec<LoginEvent> = users
+            .iter()
+            .map(|user| LoginEvent {
+                tenant: tenant.clone(),
+                user: user.clone(),
+                id: EventId::of_body(uuid::Uuid::new_v4().as_bytes()),
+                at: None,
+                login_at: None,
+                reason: Reason::Sweep,
+                accepted_at: None,
+            })
+            .collect();
+        queue.publish(&events).await?;
+    }
+    Ok(())
+}

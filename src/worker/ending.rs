@@ -1,0 +1,185 @@
+//! Ending sessions: paid for out of the budget, with a durable intent first, oldest login first.
+
+use std::collections::HashSet;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::calls::{CallError, CallFor, worst};
+use super::evictions::eviction_of;
+use super::evidence::Ends;
+use super::health::TenantState;
+use super::rate::CallClass;
+use super::step::{Look, StepError, TenantEnforcer};
+use crate::directives::{DeviceKey, Eviction, Leave, NoLeave};
+use crate::ledger::{Ended, Intent, Outcome};
+use crate::model::{Session, SessionId, TokenDigest, UserId, View};
+use crate::policy::{Decision, ReasonCode, Verdict};
+use crate::provider::{ProviderError, Revoked};
+use crate::telemetry::labels;
+
+/// Sessions of one user whose end failed, before a step leaves the rest to the next attempt.
+const FAILED_ENDS_MAX: usize = 3;
+
+/// A verdict with its session, which has the token.
+pub(super) type Chosen<'a> = (&'a Verdict, &'a Session);
+
+/// What sessions are ended for, and on whose account.
+#[derive(Clone, Copy)]
+pub(super) struct Cause<'a> {
+    pub(super) look: &'a Look,
+    pub(super) decision: &'a Decision,
+    pub(super) view: &'a View,
+    /// False: a person has chosen, which the budget is no brake for.
+    pub(super) is_paid: bool,
+    pub(super) deadline: Instant,
+}
+
+/// How it went.
+pub(super) struct Ending {
+    /// `None` where no session was tried. To be written by [`TenantEnforcer::close`].
+    pub(super) ends: Option<Ends>,
+    /// The first failure, after all were tried: a session that cannot be ended does not save the others.
+    pub(super) result: Result<(), StepError>,
+    pub(super) is_over_budget: bool,
+    /// The newest session that newer ones displaced.
+    pub(super) eviction: Option<Eviction>,
+}
+
+impl TenantEnforcer {
+    pub(super) async fn end_all(
+        &self,
+        cause: Cause<'_>,
+        batch: &[Chosen<'_>],
+        tried: &mut HashSet<TokenDigest>,
+    ) -> Result<Ending, StepError> {
+        let call = CallFor { user: &cause.look.user, class: CallClass::Revocation, deadline: cause.deadline };
+        let mut ending = Ending { ends: None, result: Ok(()), is_over_budget: false, eviction: None };
+        let mut failures = Vec::new();
+        for (verdict, session) in batch {
+            let leave = match self.leave(cause, verdict.digest).await {
+                Ok(leave) => leave,
+                Err(NoLeave::Exhausted) => {
+                    ending.is_over_budget = true;
+                    break;
+                }
+                Err(unreachable) => {
+                    ending.result = Err(StepError::Budget(unreachable));
+                    break;
+                }
+            };
+            if ending.ends.is_none() {
+                let intent =
+                    Intent { executed: true, ..self.intent(cause.look, cause.decision.clone(), cause.view, None) };
+                match self.intend(intent).await {
+                    Ok(intent) => ending.ends = Some(Ends { intent, outcomes: Vec::with_capacity(batch.len()) }),
+                    Err(error) => {
+                        if let Some(leave) = leave {
+                            leave.unspent();
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+            let revoked = self.calls.revoke(call, &session.token).await;
+            settle(leave, &revoked);
+            let ended = match revoked {
+                Ok(Revoked::Done) => Ended::Revoked,
+                Ok(Revoked::AlreadyGone) => Ended::AlreadyGone,
+                Err(error) => {
+                    failures.push(error);
+                    Ended::Failed
+                }
+            };
+            let (session, reason) = (session.id(), verdict.reason);
+            if let Some(ends) = &mut ending.ends {
+                ends.outcomes.push(Outcome { session, ended, reason });
+            }
+            if ended != Ended::Failed {
+                tried.insert(verdict.digest);
+                self.note_end(&cause.look.user, session, reason, ended);
+            } else if failures.last().is_some_and(|error| self.stops_the_step(error, failures.len())) {
+                break;
+            }
+        }
+        if let Some(failure) = worst(failures) {
+            ending.result = Err(failure.into());
+        }
+        ending.eviction = self.eviction(cause, batch, &ending);
+        Ok(ending)
+    }
+
+    async fn leave(&self, cause: Cause<'_>, session: TokenDigest) -> Result<Option<Leave<'_>>, NoLeave> {
+        if cause.is_paid { self.brakes.purse.take(&self.tenant, session).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Whether the other sessions are not worth a try now: it is not this session that the failure is about.
+    fn stops_the_step(&self, error: &CallError, failures: usize) -> bool {
+        let of_all = matches!(error, CallError::Deadline | CallError::Provider(ProviderError::Throttled { .. }));
+        of_all || failures >= FAILED_ENDS_MAX || self.state() != TenantState::Running
+    }
+
+    fn note_end(&self, user: &UserId, session: SessionId, reason: Option<ReasonCode>, ended: Ended) {
+        let tenant = self.tenant.as_str();
+        if ended == Ended::AlreadyGone {
+            self.metrics.sessions_already_gone.get_or_create(&labels([("tenant", tenant)])).inc();
+            return;
+        }
+        let reason = reason.map_or("none", ReasonCode::as_str);
+        let of = labels([("tenant", tenant), ("reason", reason)]);
+        self.metrics.sessions_revoked.get_or_create(&of).inc();
+        tracing::info!(user.id = %user, session.id = %session, reason, "ended session {session} of user `{user}`: {reason}");
+    }
+
+    /// Lets the guard know what happened before this process began.
+    pub(super) async fn remember_evictions(&self) {
+        let window = SignedDuration::try_from(self.guard.window()).unwrap_or(SignedDuration::MAX);
+        let since = self.clock.now().checked_sub(window).unwrap_or(Timestamp::MIN);
+        match self.ledger.ends_since(&self.tenant, since).await {
+            Ok(ends) => ends
+                .iter()
+                .filter_map(|(user, decision)| Some((user, eviction_of(decision)?)))
+                .for_each(|(user, eviction)| self.guard.remember(user, eviction)),
+            Err(error) => {
+                tracing::warn!("the guard against ping-pong begins anew: {:#}", anyhow::Error::new(error));
+            }
+        }
+    }
+
+    /// What the guard is to know: which device was displaced last, and by which.
+    fn eviction(&self, cause: Cause<'_>, batch: &[Chosen<'_>], ending: &Ending) -> Option<Eviction> {
+        let outcomes = ending.ends.as_ref().map(|ends| ends.outcomes.as_slice()).unwrap_or_default();
+        let was_revoked = |session: SessionId| {
+            outcomes.iter().any(|outcome| outcome.session == session && outcome.ended == Ended::Revoked)
+        };
+        let (verdict, session) =
+            batch.iter().rev().find(|(verdict, session)| is_eviction(verdict) && was_revoked(session.id()))?;
+        let newest = verdict.witnesses.iter().next()?;
+        let by = cause.view.sessions.iter().find(|session| session.digest == *newest).map(device_key);
+        Some(Eviction { at_ms: self.clock.now_ms(), evicted: device_key(session), by })
+    }
+}
+
+/// Whether newer sessions displaced it. One that is turned away has not been kicked by anybody who came.
+fn is_eviction(verdict: &Verdict) -> bool {
+    matches!(
+        verdict.reason,
+        Some(ReasonCode::DisplacedByNewerLogin | ReasonCode::BucketLimit | ReasonCode::SameDeviceNewer)
+    )
+}
+
+fn device_key(session: &Session) -> DeviceKey {
+    let device = &session.device;
+    let words = [&device.device_type, &device.device, &device.os, &device.browser];
+    DeviceKey::of(words.map(|word| word.as_deref()), device.ip.as_deref())
+}
+
+fn settle(leave: Option<Leave<'_>>, revoked: &Result<Revoked, CallError>) {
+    let Some(leave) = leave else { return };
+    match revoked {
+        Ok(Revoked::Done) => leave.spent(),
+        // The answer may be all that was lost.
+        Err(CallError::Provider(ProviderError::Unavailable(_))) => leave.unsure(),
+        Ok(Revoked::AlreadyGone) | Err(_) => leave.unspent(),
+    }
+}
