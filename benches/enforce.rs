@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use soloist::config::Revocations;
 use soloist::directives::{Control, Purse};
-use soloist::ledger::SqliteLedger;
+use soloist::ledger::{LedgerOptions, SqliteLedger};
 use soloist::model::LoginEvent;
 use soloist::queue::Queue as _;
 use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue, QueueThread};
@@ -155,8 +155,7 @@ impl Service {
     fn open(folder: &Path) -> anyhow::Result<Self> {
         let around = Surroundings::new(CONCURRENCY)?;
         let (queue, thread) = EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder), around.clock)?;
-        let decisions_max = around.config.ledger.decisions_max;
-        let (ledger, _) = SqliteLedger::open(folder, decisions_max, false, around.clock)?;
+        let (ledger, _) = SqliteLedger::open(&LedgerOptions::in_dir(folder), around.clock)?;
         let budget = Revocations::AtMost(BUDGET);
         let (written, metrics) = (around.config.written_policies(), around.metrics.clone());
         let control = Control::open(folder, written, budget, around.clock, metrics)?;

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use soloist::clock::Clock;
 use soloist::config::{Config, ConfigSources, Rate};
 use soloist::directives::LiveDirectives;
-use soloist::ledger::SqliteLedger;
+use soloist::ledger::{LedgerOptions, SqliteLedger};
 use soloist::model::{
     AccessToken, EventId, LoginEvent, Reason, Session, SessionDevice, TenantId, UserId, UserTraits, View,
 };
@@ -114,7 +114,7 @@ fn wait(time: Duration) {
 #[tokio::main]
 async fn fill(folder: &Path) -> anyhow::Result<()> {
     let from = Instant::now();
-    let (ledger, thread) = SqliteLedger::open(folder, 1_000, true, Clock::start())?;
+    let (ledger, thread) = SqliteLedger::open(&LedgerOptions::in_dir(folder), Clock::start())?;
     let numbers: Vec<usize> = (0..USERS).collect();
     for portion in numbers.chunks(10_000) {
         let users = portion.iter().map(|number| uid(*number)).collect::<Result<Vec<_>, _>>()?;
@@ -145,7 +145,7 @@ async fn hold(folder: &Path, sweeps: bool) -> anyhow::Result<()> {
     let (clock, metrics, tenant) = (Clock::start(), Metrics::new(), TenantId::default_tenant());
     let from = Instant::now();
     let (queue, queue_thread) = EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder), clock)?;
-    let (ledger, ledger_thread) = SqliteLedger::open(folder, 1_000, true, clock)?;
+    let (ledger, ledger_thread) = SqliteLedger::open(&LedgerOptions::in_dir(folder), clock)?;
     println!("{}", from.elapsed().as_millis());
     let directives = Arc::new(LiveDirectives::own(config.written_policies(), Vec::new(), clock)?);
     let shared: Arc<dyn Queue> = Arc::new(queue.clone());

@@ -16,10 +16,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use super::dead_letters;
 use super::directives::{self, Deciding};
 use super::host::{self, Hosts};
-use super::known;
+use super::{dead_letters, known, ledger};
 use crate::clock::Clock;
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
 use crate::ledger::{Ledger, LedgerError, SqliteLedger};
@@ -64,6 +63,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/v1/dead-letters", get(dead_letters::list))
         .route("/admin/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/admin/v1/dead-letters/drop", post(dead_letters::discard))
+        .merge(ledger::routes())
         .route("/admin/v1/directives", get(directives::list).put(directives::put))
         .route("/admin/v1/directives/{*key}", axum::routing::delete(directives::remove))
         .route("/admin/v1/budget", get(directives::budget))
@@ -79,8 +79,10 @@ const NO_KEY: Problem = Problem::new(
     "admin_key",
     "send the key in data_dir/admin.key as a Bearer token in the Authorization header",
 );
-const BAD_UID: Problem = Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
-const BAD_SESSION: Problem = Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
+pub(super) const BAD_UID: Problem =
+    Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
+pub(super) const BAD_SESSION: Problem =
+    Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
 const NO_TENANT: Problem =
     Problem::new(StatusCode::NOT_FOUND, "tenant", "no such tenant is configured: name one with ?tenant=");
 const NO_SESSION: Problem = Problem::new(StatusCode::NOT_FOUND, "no_session", "the user has no such session");

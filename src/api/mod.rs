@@ -5,6 +5,7 @@ mod dead_letters;
 mod directives;
 mod host;
 mod known;
+mod ledger;
 pub mod probes;
 
 pub use self::directives::Deciding;

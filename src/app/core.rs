@@ -19,7 +19,7 @@ use crate::api::admin::{self, Admin};
 use crate::api::{self, Hosts};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
-use crate::ledger::{Ledger, LedgerThread, RemoteLedger, SqliteLedger};
+use crate::ledger::{Ledger, LedgerOptions, LedgerThread, RemoteLedger, SqliteLedger};
 use crate::model::TenantId;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
 use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles};
@@ -46,6 +46,8 @@ pub struct Core {
     pub(super) dead_letters: Option<Arc<dyn DeadLetters>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) own_ledger: Option<(SqliteLedger, LedgerThread)>,
+    /// Where another process keeps the ledger.
+    pub(super) remote_ledger: Option<Arc<RemoteLedger>>,
     /// Where this process keeps the ledger and the sweep is on.
     pub(super) sweep: Option<Sweep>,
     pub(super) deciding: Deciding,
@@ -77,9 +79,20 @@ impl Core {
         };
         let own_ledger = match (&broker, roles.control) {
             (Some(_), false) => None,
-            _ => Some(SqliteLedger::open(data_dir, config.ledger.decisions_max, repair, clock)?),
+            _ => Some(SqliteLedger::open(&ledger_options(config, repair), clock)?),
         };
-        let ledger = ledger(config, own_ledger.as_ref(), broker.as_ref(), clock, &metrics)?;
+        let remote_ledger = match (&own_ledger, &broker) {
+            (None, Some((queue, _))) => {
+                let courier = Arc::new(BrokerCourier(queue.clone()));
+                Some(Arc::new(RemoteLedger::new(courier, config.ledger.required, clock, metrics.clone())))
+            }
+            _ => None,
+        };
+        let ledger: Arc<dyn Ledger> = match (&own_ledger, &remote_ledger) {
+            (Some((ledger, _)), _) => Arc::new(ledger.clone()),
+            (None, Some(ledger)) => Arc::clone(ledger) as _,
+            (None, None) => anyhow::bail!("there is neither a ledger nor a way to one"),
+        };
         let queue: Arc<dyn Queue> = match &broker {
             Some((queue, _)) => Arc::new(queue.clone()),
             None => Arc::new(journal.clone()),
@@ -94,6 +107,7 @@ impl Core {
             dead_letters,
             ledger,
             own_ledger,
+            remote_ledger,
             sweep: None,
             deciding,
             metrics,
@@ -244,6 +258,18 @@ fn journal_config(config: &Config, repair: bool) -> EmbeddedConfig {
     }
 }
 
+fn ledger_options(config: &Config, repair: bool) -> LedgerOptions {
+    LedgerOptions {
+        data_dir: config.data_dir.clone(),
+        key_file: config.ledger.key_file.clone(),
+        keep_ip: config.ledger.keep_ip,
+        age_max: config.ledger.retention,
+        decisions_max: config.ledger.decisions_max,
+        bytes_max: config.ledger.bytes_max,
+        repair,
+    }
+}
+
 fn connect_later(
     config: &Config,
     roles: Roles,
@@ -259,22 +285,4 @@ fn connect_later(
         dedupe_window: config.webhook.dedupe_window,
         clock,
     })
-}
-
-/// Ours where this process keeps one; otherwise that of the control process, through the broker.
-fn ledger(
-    config: &Config,
-    own: Option<&(SqliteLedger, LedgerThread)>,
-    broker: Option<&(RabbitQueue, RabbitTask)>,
-    clock: Clock,
-    metrics: &Metrics,
-) -> anyhow::Result<Arc<dyn Ledger>> {
-    match (own, broker) {
-        (Some((ledger, _)), _) => Ok(Arc::new(ledger.clone())),
-        (None, Some((queue, _))) => {
-            let courier = Arc::new(BrokerCourier(queue.clone()));
-            Ok(Arc::new(RemoteLedger::new(courier, config.ledger.required, clock, metrics.clone())))
-        }
-        (None, None) => anyhow::bail!("there is neither a ledger nor a way to one"),
-    }
 }

@@ -214,7 +214,7 @@ impl App {
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
-        let Core { journal, journal_thread, own_ledger, broker, workers, sweep, .. } = self.core;
+        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, .. } = self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
             parts.add("keeper of directives", keeper.run(stop.clone()));
@@ -233,6 +233,9 @@ impl App {
                     worker.run(stop).await
                 });
             }
+        }
+        if let Some(ledger) = remote_ledger {
+            parts.add("way to the ledger", ledger.carry_notes(stop.clone()));
         }
         if let Some(sweep) = sweep {
             parts.add("sweep", sweep.run(stop.clone()));

@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes};
+
 use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
 use reqwest::{Client, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
@@ -23,6 +25,9 @@ use crate::telemetry;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// What the admin API may take on top of a step's own deadline.
 const GRACE: Duration = Duration::from_secs(15);
+
+/// How long an answer of many lines may take, to its end.
+const LINES_TIMEOUT: Duration = Duration::from_hours(12);
 
 /// Whether a command leaves data behind.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,21 +52,27 @@ pub(super) struct Ask<'a> {
     path: Vec<&'a str>,
     query: Vec<(&'static str, String)>,
     body: Option<Value>,
+    patience: Option<Duration>,
 }
 
 impl<'a> Ask<'a> {
     pub(super) fn new<const N: usize>(method: Method, path: [&'a str; N]) -> Self {
-        Self { method, path: path.to_vec(), query: Vec::new(), body: None }
+        Self { method, path: path.to_vec(), query: Vec::new(), body: None, patience: None }
     }
 
     /// The same where the number of segments is not known.
     pub(super) fn at(method: Method, path: Vec<&'a str>) -> Self {
-        Self { method, path, query: Vec::new(), body: None }
+        Self { method, path, query: Vec::new(), body: None, patience: None }
     }
 
     pub(super) fn query(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
         self.query.extend(value.map(|value| (name, value.to_string())));
         self
+    }
+
+    /// For what takes longer than a look at a user.
+    pub(super) fn patient(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 
     pub(super) fn body(self, body: Value) -> Self {
@@ -113,33 +124,52 @@ impl AdminClient {
     }
 
     pub(super) async fn ask(&self, ask: Ask<'_>) -> anyhow::Result<Value> {
-        let (status, answer) = match self {
+        let (status, mut body) = self.send(&ask).await?;
+        let answer: Value = serde_json::from_slice(&body.whole().await?).unwrap_or(Value::Null);
+        if status.is_success() { Ok(answer) } else { Err(refused(status, &answer)) }
+    }
+
+    /// Asks for lines of JSON and hands out each as it comes.
+    pub(super) async fn lines(
+        &self,
+        ask: Ask<'_>,
+        mut take: impl FnMut(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (status, mut body) = self.send(&ask.patient(LINES_TIMEOUT)).await?;
+        if !status.is_success() {
+            return Err(refused(status, &serde_json::from_slice(&body.whole().await?).unwrap_or(Value::Null)));
+        }
+        let mut begun: Vec<u8> = Vec::new();
+        while let Some(piece) = body.piece().await? {
+            begun.extend_from_slice(&piece);
+            while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+                let rest = begun.split_off(end + 1);
+                take(String::from_utf8_lossy(&begun).trim_end())?;
+                begun = rest;
+            }
+        }
+        anyhow::ensure!(begun.is_empty(), "the answer ended within a line: it is not whole");
+        Ok(())
+    }
+
+    async fn send(&self, ask: &Ask<'_>) -> anyhow::Result<(StatusCode, AnswerBody)> {
+        match self {
             Self::Running { client, addr, key } => {
                 let mut request = client.request(ask.method.clone(), ask.url(&format!("http://{addr}"))?);
                 if let Some(body) = &ask.body {
                     request = request.json(body);
                 }
+                if let Some(patience) = ask.patience {
+                    request = request.timeout(patience);
+                }
                 let answer = request.bearer_auth(key.expose_secret()).send().await;
                 let answer = answer.map_err(reqwest::Error::without_url).with_context(|| silent(*addr))?;
-                let status = answer.status();
-                (status, answer.bytes().await.map_err(reqwest::Error::without_url).with_context(|| silent(*addr))?)
+                Ok((answer.status(), AnswerBody::Far(Box::new(answer), *addr)))
             }
             Self::Local { router, key, .. } => {
-                let answer = router.clone().oneshot(local_request(&ask, key)?).await?;
-                let status = answer.status();
-                (status, to_bytes(answer.into_body(), ANSWER_BYTES_MAX).await?)
+                let answer = router.clone().oneshot(local_request(ask, key)?).await?;
+                Ok((answer.status(), AnswerBody::Near(answer.into_body())))
             }
-        };
-        let answer: Value = serde_json::from_slice(&answer).unwrap_or(Value::Null);
-        if status.is_success() {
-            return Ok(answer);
-        }
-        match answer.get("detail").and_then(Value::as_str) {
-            _ if status == StatusCode::UNAUTHORIZED => {
-                bail!("the running instance does not take the key in admin.key: restart it, which writes a new one")
-            }
-            Some(detail) => bail!("{detail}"),
-            None => bail!("the admin API answered {status}"),
         }
     }
 
@@ -156,6 +186,50 @@ impl AdminClient {
             Self::Running { .. } => Ok(()),
             Self::Local { core, .. } => core.close().await.context("cannot close the queue"),
         }
+    }
+}
+
+/// An answer that is read as it comes.
+enum AnswerBody {
+    Far(Box<reqwest::Response>, SocketAddr),
+    Near(Body),
+}
+
+impl AnswerBody {
+    async fn piece(&mut self) -> anyhow::Result<Option<Bytes>> {
+        match self {
+            Self::Far(answer, addr) => {
+                let piece = answer.chunk().await.map_err(reqwest::Error::without_url);
+                piece.with_context(|| silent(*addr))
+            }
+            Self::Near(body) => match body.frame().await {
+                None => Ok(None),
+                Some(frame) => {
+                    let frame = frame.map_err(|error| anyhow!(error).context("the answer broke off"))?;
+                    // An answer of ours has no trailers.
+                    Ok(Some(frame.into_data().unwrap_or_default()))
+                }
+            },
+        }
+    }
+
+    async fn whole(&mut self) -> anyhow::Result<Vec<u8>> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.piece().await? {
+            whole.extend_from_slice(&piece);
+            anyhow::ensure!(whole.len() <= ANSWER_BYTES_MAX, "the answer is longer than {ANSWER_BYTES_MAX} bytes");
+        }
+        Ok(whole)
+    }
+}
+
+fn refused(status: StatusCode, answer: &Value) -> anyhow::Error {
+    match answer.get("detail").and_then(Value::as_str) {
+        _ if status == StatusCode::UNAUTHORIZED => {
+            anyhow!("the running instance does not take the key in admin.key: restart it, which writes a new one")
+        }
+        Some(detail) => anyhow!("{detail}"),
+        None => anyhow!("the admin API answered {status}"),
     }
 }
 

@@ -9,13 +9,17 @@ pub mod demo;
 mod directives;
 mod healthcheck;
 mod known;
+mod ledger;
 mod output;
+mod policy;
 mod sandbox;
 mod send;
 mod serve;
+mod simulate;
 mod spool;
 mod users;
 mod web;
+mod why;
 
 use std::io;
 use std::path::PathBuf;
@@ -59,6 +63,10 @@ enum Command {
     Revoke(users::RevokeArgs),
     Decisions(users::DecisionsArgs),
     Users(known::UsersArgs),
+    Why(why::WhyArgs),
+    Ledger(ledger::LedgerArgs),
+    Simulate(simulate::SimulateArgs),
+    Policy(policy::PolicyArgs),
     Send(send::SendArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Spool(spool::SpoolArgs),
@@ -139,6 +147,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Revoke(args) => users::revoke(args, source).await,
         Command::Decisions(args) => users::decisions(args, source).await,
         Command::Users(args) => known::run(args, source).await,
+        Command::Why(args) => why::run(args, source).await,
+        Command::Ledger(args) => ledger::run(args, source).await,
+        Command::Simulate(args) => simulate::run(args, source).await,
+        Command::Policy(args) => policy::run(args, source).await,
         Command::Send(args) => send::run(args, source).await,
         Command::DeadLetters(args) => dead_letters::run(args, source).await,
         Command::Spool(args) => spool::run(args, source).await,

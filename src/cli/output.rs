@@ -47,6 +47,23 @@ impl Lines {
     }
 }
 
+/// Bytes that are gathered before they are written.
+const GATHERED_MAX: usize = 64 << 10;
+
+/// A line among many, for where a lock cannot be held; [`flush`] writes the last ones.
+pub(super) fn gathered(lines: &mut Vec<u8>, line: &str) -> anyhow::Result<()> {
+    lines.extend_from_slice(line.as_bytes());
+    lines.push(b'\n');
+    if lines.len() < GATHERED_MAX { Ok(()) } else { flush(lines) }
+}
+
+/// Writes what was gathered.
+pub(super) fn flush(lines: &mut Vec<u8>) -> anyhow::Result<()> {
+    let result = io::stdout().lock().write_all(lines);
+    lines.clear();
+    written(result)
+}
+
 /// Writes a note for people to standard error, so that standard output keeps what was asked for.
 pub(super) fn note(text: impl Display) {
     // There is nowhere left to report that standard error is closed.

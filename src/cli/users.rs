@@ -220,10 +220,7 @@ async fn end_session(admin: &AdminClient, subject: &Subject, prefix: &str) -> an
 pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Result<ExitCode> {
     let subject = &args.subject;
     subject.check()?;
-    let data_dir = source.read()?.data_dir;
-    if !data_dir.join("ledger.db").exists() {
-        bail!("no ledger is in {}: no service has run there yet, or data_dir is another folder", data_dir.display());
-    }
+    super::ledger::with_ledger(&source)?;
     let ask = subject.ask(Method::GET, "decisions").query("limit", Some(args.limit));
     let answer = asked(&source, Access::Read, subject, ask).await?;
     let decisions = list(&answer, "decisions");
@@ -231,7 +228,7 @@ pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Re
         return decisions.iter().try_for_each(output::line).map(|()| ExitCode::SUCCESS);
     }
     if decisions.is_empty() {
-        output::line("no decision is recorded: nothing of this user had to be ended")?;
+        output::line("no decision is recorded: no login of this user was looked at")?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = output::table(["decided (UTC)", "because of", "session", "came of it", "why"]);
@@ -276,7 +273,8 @@ fn surplus(decided: &Value) -> Vec<[String; 3]> {
     let rows: Vec<[String; 3]> = verdicts.map(row).collect();
     if rows.is_empty() {
         let refused = text(decision, "refused");
-        return vec![["-".to_owned(), "-".to_owned(), if refused.is_empty() { "-" } else { refused }.to_owned()]];
+        let why = if refused.is_empty() { "nothing to end" } else { refused };
+        return vec![["-".to_owned(), "-".to_owned(), why.to_owned()]];
     }
     rows
 }
@@ -298,7 +296,7 @@ fn why(verdict: &Value) -> String {
 }
 
 /// A session id as tables show it.
-fn short(id: &str) -> &str {
+pub(super) fn short(id: &str) -> &str {
     id.get(..ID_SHOWN).unwrap_or(id)
 }
 
@@ -326,7 +324,7 @@ fn session_table(answer: &Value, state: impl Fn(&Value) -> (String, Tone)) -> Ta
 }
 
 /// `Safari on iOS, iPhone`, as far as it is known.
-fn device(session: &Value) -> String {
+pub(super) fn device(session: &Value) -> String {
     let software = known(session, &["browser", "os"]).join(" on ");
     let hardware = known(session, &["device"]).first().copied().or(known(session, &["device_type"]).first().copied());
     let parts: Vec<&str> =
@@ -335,7 +333,7 @@ fn device(session: &Value) -> String {
 }
 
 /// The fields that say something: LoginRadius writes `unknown` where it knows nothing.
-fn known<'a>(session: &'a Value, fields: &[&str]) -> Vec<&'a str> {
+pub(super) fn known<'a>(session: &'a Value, fields: &[&str]) -> Vec<&'a str> {
     let texts = fields.iter().map(|field| text(session, field).trim());
     texts.filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("unknown")).collect()
 }

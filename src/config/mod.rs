@@ -7,9 +7,11 @@
 mod admin;
 mod brakes;
 mod grammar;
+mod ledger;
 mod mistake;
 mod options;
 mod policies;
+mod policy_file;
 mod rabbitmq;
 mod reader;
 mod settings;
@@ -29,9 +31,11 @@ use serde_json::Value;
 pub use self::admin::AdminConfig;
 pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig, Revocations};
 pub use self::grammar::{Grammar, duration};
+pub use self::ledger::LedgerConfig;
 pub use self::mistake::{ConfigError, Mistake};
 pub use self::options::{OptionDoc, options};
 pub use self::policies::WrittenPolicies;
+pub use self::policy_file::PolicyFile;
 pub use self::rabbitmq::{Backend, RabbitmqConfig};
 use self::reader::Reader;
 pub use self::settings::{Origin, toml_value};
@@ -156,14 +160,6 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
 }
 
-/// `[ledger]`: the evidence that is kept.
-#[derive(Clone, Debug)]
-pub struct LedgerConfig {
-    pub decisions_max: u64,
-    /// For workers that send their records to the control process.
-    pub required: bool,
-}
-
 /// `[telemetry]`: what is logged, and how.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
@@ -233,10 +229,7 @@ impl Config {
             directives: brakes::read_directives(&mut reader),
             budget: brakes::read_budget(&mut reader),
             guard: brakes::read_guard(&mut reader),
-            ledger: LedgerConfig {
-                decisions_max: reader.take("ledger.decisions_max"),
-                required: reader.take("ledger.required"),
-            },
+            ledger: ledger::read(&mut reader),
             telemetry: TelemetryConfig {
                 log: reader.take("telemetry.log"),
                 log_format: reader.take("telemetry.log_format"),

@@ -186,8 +186,16 @@ static OPTIONS: &[OptionDoc] = &[
     option("admin.insecure", Some("false"), Grammar::Flag,
         "true lets the private listener, which is not encrypted, be reached from other machines"),
 
-    option("ledger.decisions_max", Some("100000"), count(100_000_000),
-        "recorded decisions; the oldest are forgotten first"),
+    option("ledger.decisions_max", Some("1000000"), count(1_000_000_000),
+        "recorded decisions, one to two KiB of disk each; the oldest are forgotten first"),
+    option("ledger.bytes_max", Some("4294967296"), Grammar::Count { min: 1 << 20, max: 1 << 44 },
+        "bytes of the ledger's file; beyond it the oldest decisions are forgotten"),
+    option("ledger.retention", Some("400d"), seconds(60_000, 36_500 * DAY),
+        "duration; decisions that are older are forgotten"),
+    option("ledger.key_file", None, Grammar::Path,
+        "file with the secret that seals the records, 32 bytes or more; default: data_dir/ledger.key, made at the first start, which protects from nobody who can write to data_dir"),
+    option("ledger.keep_ip", Some("false"), Grammar::Flag,
+        "true also records the IP addresses of sessions"),
     option("ledger.required", Some("false"), Grammar::Flag,
         "true ends nobody while a record cannot be sent to the control process; false goes on and counts what is lost"),
 

@@ -190,7 +190,7 @@ pub(super) fn read_text(file: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn read_toml(file: &Path) -> Result<serde_json::Map<String, Value>, String> {
+pub(super) fn read_toml(file: &Path) -> Result<serde_json::Map<String, Value>, String> {
     let text = read_text(file).map_err(|error| format!("cannot be read: {error}"))?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
         // The error's own text quotes the line, and the line may hold a secret.

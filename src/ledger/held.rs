@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::sqlite::shown;
+use super::read::{SHOWN, shown};
 use crate::model::{TenantId, UserId};
 
 /// Users that one answer names, and decisions that one answer looks at.
@@ -29,14 +29,14 @@ pub(super) fn users(db: &Connection, tenant: &TenantId, since: Timestamp) -> rus
 
 /// The last decisions of a tenant that ended sessions, as they are shown, oldest first.
 pub(super) fn ends(db: &Connection, tenant: &TenantId, since: Timestamp) -> rusqlite::Result<Vec<(UserId, Value)>> {
-    let mut rows = db.prepare_cached(
-        "SELECT decided_at_ms, looked, executed, decision, outcomes, held, sessions, uid FROM decisions
+    let mut rows = db.prepare_cached(&format!(
+        "SELECT {SHOWN}, uid FROM decisions
          WHERE id > (SELECT ifnull(max(id), 0) FROM decisions) - ?3
            AND tenant = ?1 AND decided_at_ms >= ?2 AND executed AND outcomes IS NOT NULL
          ORDER BY id",
-    )?;
+    ))?;
     let rows = rows.query_map(params![tenant.as_str(), since.as_millisecond(), ENDS_MAX], |row| {
-        Ok((row.get::<_, String>(7)?, shown(row)?))
+        Ok((row.get::<_, String>("uid")?, shown(row)?))
     })?;
     let rows: Vec<(String, Value)> = rows.collect::<rusqlite::Result<_>>()?;
     Ok(rows.into_iter().filter_map(|(uid, shown)| Some((UserId::parse(&uid).ok()?, shown))).collect())

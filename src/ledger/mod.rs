@@ -1,24 +1,47 @@
 //! Evidence: what was decided about whom, and what came of it. Losing it loses history, never safety.
 //!
-//! It holds session ids, device words and times; no token, no e-mail address, no IP address.
+//! It holds session ids, device words, coarse places and times; no token, no e-mail address, and no IP address unless
+//! `ledger.keep_ip` says so.
+//!
+//! | file | job |
+//! |---|---|
+//! | `sqlite` | the ledger of this machine, as others use it |
+//! | `writer` | its thread: one transaction for all that has gathered |
+//! | `schema`, `rows` | its tables; writing a record into them |
+//! | `chain`, `verify` | every record sealed by a MAC; whether all still fit |
+//! | `retain` | what leaves it: by age, number and size, or because a user is to be forgotten |
+//! | `read` | what is read beside the writer: exports, recorded views |
+//! | `seen`, `record`, `last` | a session as it is remembered; records of other machines; what needs no second record |
+//! | `remote` | the ledger of a process that keeps none |
 
+mod chain;
 mod held;
+mod last;
+mod read;
 mod record;
 mod remote;
+mod retain;
+mod rows;
+mod schema;
 mod seen;
 mod sqlite;
 mod users;
+mod verify;
+mod writer;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use self::chain::{BadHead, Head};
+pub use self::read::{ExportFilter, JsonLines};
 pub use self::record::BadRecord;
 pub use self::remote::{Courier, RemoteLedger};
 pub use self::seen::SeenSession;
-pub use self::sqlite::{LedgerThread, SqliteLedger};
+pub use self::sqlite::{Erased, LedgerOptions, LedgerThread, SqliteLedger};
 pub use self::users::{Imported, KnownUser, Seen, Source, UserCount};
+pub use self::verify::Verified;
 use crate::model::{Reason, SessionId, TenantId, UserId};
 use crate::policy::{Decision, ReasonCode};
 
@@ -86,6 +109,10 @@ pub enum Ended {
     Revoked,
     AlreadyGone,
     Failed,
+    /// Nobody wrote down what came of it, and the next listing no longer showed it.
+    GoneAtNextListing,
+    /// Nobody wrote down what came of it, and the next listing still showed it.
+    StillListed,
 }
 
 /// The end of one session of an intent.

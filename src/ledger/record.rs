@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::users::SeenUser;
 use super::{Held, Intent, Outcome, SeenSession, seen};
-use crate::model::{TenantId, UserId};
-use crate::policy::{Decision, Witnesses};
+use crate::model::{SessionId, TenantId, UserId};
+use crate::policy::{Action, Decision, Witnesses};
 
 /// The largest record, well below the 16 MiB that a broker takes.
 const BYTES_MAX: usize = 4 << 20;
@@ -40,6 +40,10 @@ pub(super) struct StoredIntent {
     /// A JSON list of what [`SeenSession`] writes.
     pub(super) sessions: Option<String>,
     pub(super) held: Option<String>,
+    /// The sessions that it ends, or would.
+    pub(super) ended: Vec<SessionId>,
+    /// All sessions that were listed, where none can be missing.
+    pub(super) listed: Option<Vec<SessionId>>,
 }
 
 pub(super) struct StoredOutcome {
@@ -48,6 +52,7 @@ pub(super) struct StoredOutcome {
     pub(super) user: UserId,
     pub(super) closed_at_ms: i64,
     pub(super) outcomes: String,
+    pub(super) ended: Vec<SessionId>,
 }
 
 /// Writes an intent, without its sessions and its witnesses where they are too many to send.
@@ -99,40 +104,59 @@ pub(super) fn seen(seen: &SeenUser) -> serde_json::Result<Vec<u8>> {
     })
 }
 
-/// Reads a record, or says what is wrong with it.
-pub(super) fn read(raw: &[u8]) -> Result<Record, BadRecord> {
+/// Reads a record, or says what is wrong with it. Addresses are left out unless they are to be kept.
+pub(super) fn read(raw: &[u8], keep_ip: bool) -> Result<Record, BadRecord> {
     let bad = |problem| BadRecord { problem };
     if raw.len() > BYTES_MAX {
         return Err(bad("is larger than any of ours"));
     }
     let as_problem = |error: serde_json::Error| bad(if error.is_data() { "is not of our form" } else { "is not JSON" });
-    let unwritable = |_error: serde_json::Error| bad("cannot be written again");
-    match serde_json::from_slice(raw).map_err(as_problem)? {
-        ReadRecord::Intent(read) => Ok(Record::Intent(StoredIntent {
-            decision: serde_json::to_string(&read.decision).map_err(unwritable)?,
-            id: read.id.to_string(),
-            tenant: read.tenant,
-            user: read.uid,
-            looked: read.looked.0,
-            executed: read.executed,
-            decided_at_ms: read.decided_at.as_millisecond(),
-            sessions: read.sessions.map(|seen| serde_json::to_string(&seen)).transpose().map_err(unwritable)?,
-            held: read.held.map(|held| held.0),
-        })),
-        ReadRecord::Outcome(read) => Ok(Record::Outcome(StoredOutcome {
-            outcomes: serde_json::to_string(&read.outcomes).map_err(unwritable)?,
-            id: read.id.to_string(),
-            tenant: read.tenant,
-            user: read.uid,
-            closed_at_ms: read.closed_at.as_millisecond(),
-        })),
+    let stored = match serde_json::from_slice(raw).map_err(as_problem)? {
+        ReadRecord::Intent(read) => stored_intent(*read, keep_ip).map(Record::Intent),
+        ReadRecord::Outcome(read) => stored_outcome(read).map(Record::Outcome),
         ReadRecord::Seen(read) => Ok(Record::Seen(SeenUser {
             tenant: read.tenant,
             user: read.uid,
             at_ms: read.seen_at.as_millisecond(),
             listed: read.listed,
         })),
+    };
+    stored.map_err(|_error| bad("cannot be written again"))
+}
+
+fn stored_intent(mut read: ReadIntent, keep_ip: bool) -> serde_json::Result<StoredIntent> {
+    if !keep_ip {
+        for session in read.sessions.iter_mut().flatten() {
+            session.ip = None;
+        }
     }
+    let revoked = read.decision.verdicts.iter().filter(|verdict| verdict.action.0 == Action::Revoke.as_str());
+    let complete = read.sessions.as_ref().filter(|_| read.decision.complete);
+    Ok(StoredIntent {
+        // Oldest login first, as they are ended.
+        ended: revoked.rev().filter_map(|verdict| verdict.session.id()).collect(),
+        listed: complete.map(|sessions| sessions.iter().filter_map(|seen| seen.session.id()).collect()),
+        decision: serde_json::to_string(&read.decision)?,
+        id: read.id.to_string(),
+        tenant: read.tenant,
+        user: read.uid,
+        looked: read.looked.0,
+        executed: read.executed,
+        decided_at_ms: read.decided_at.as_millisecond(),
+        sessions: read.sessions.map(|seen| serde_json::to_string(&seen)).transpose()?,
+        held: read.held.map(|held| held.0),
+    })
+}
+
+fn stored_outcome(read: ReadOutcome) -> serde_json::Result<StoredOutcome> {
+    Ok(StoredOutcome {
+        ended: read.outcomes.iter().filter_map(|end| end.session.id()).collect(),
+        outcomes: serde_json::to_string(&read.outcomes)?,
+        id: read.id.to_string(),
+        tenant: read.tenant,
+        user: read.uid,
+        closed_at_ms: read.closed_at.as_millisecond(),
+    })
 }
 
 #[derive(Serialize)]
@@ -318,6 +342,12 @@ impl<const DIGITS: usize> TryFrom<String> for Hex<DIGITS> {
     fn try_from(raw: String) -> Result<Self, Self::Error> {
         let good = raw.len() == DIGITS && raw.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
         if good { Ok(Self(raw)) } else { Err("not an id") }
+    }
+}
+
+impl Hex<32> {
+    fn id(&self) -> Option<SessionId> {
+        SessionId::parse(&self.0).ok()
     }
 }
 

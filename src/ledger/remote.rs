@@ -1,14 +1,17 @@
 //! The ledger of a process that keeps none: each record goes to where the control process takes it from.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::last::LastRecorded;
 use super::users::{SeenCache, SeenUser, is_due};
 use super::{Intent, IntentId, Ledger, LedgerError, Outcome, Seen, record};
 use crate::clock::Clock;
@@ -19,6 +22,9 @@ use crate::telemetry::Metrics;
 const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same while none gets through: a look must not wait for the ledger at each of its records.
 const LOSING_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Decisions that end nobody and wait to be sent; further ones are not recorded.
+const NOTES_WAITING_MAX: usize = 1_024;
 
 /// Takes records to the control process.
 #[async_trait]
@@ -35,14 +41,45 @@ pub struct RemoteLedger {
     metrics: Metrics,
     /// So that the log tells of an outage once.
     losing: AtomicBool,
+    last: LastRecorded,
+    notes: mpsc::Sender<Note>,
+    notes_to_carry: Mutex<Option<mpsc::Receiver<Note>>>,
     seen: SeenCache,
 }
+
+/// A record that nobody waits for.
+type Note = (TenantId, Vec<u8>);
 
 impl RemoteLedger {
     /// With `required` a record that cannot be delivered is an error, so that nobody is ended; otherwise it is counted
     /// and its history is lost.
     pub fn new(courier: Arc<dyn Courier>, required: bool, clock: Clock, metrics: Metrics) -> Self {
-        Self { courier, required, clock, metrics, losing: AtomicBool::new(false), seen: SeenCache::new() }
+        let (notes, to_carry) = mpsc::channel(NOTES_WAITING_MAX);
+        Self {
+            courier,
+            required,
+            clock,
+            metrics,
+            losing: AtomicBool::new(false),
+            last: LastRecorded::new(),
+            notes,
+            seen: SeenCache::new(),
+            notes_to_carry: Mutex::new(Some(to_carry)),
+        }
+    }
+
+    /// Carries the decisions that end nobody, until it is told to stop. One that does not get through is left out: the
+    /// next look at that user is recorded anew.
+    pub async fn carry_notes(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let to_carry = self.notes_to_carry.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut to_carry = to_carry.ok_or_else(|| anyhow::anyhow!("somebody else carries them"))?;
+        while let Some(Some((tenant, record))) = stop.run_until_cancelled(to_carry.recv()).await {
+            let delivered = timeout(DELIVER_TIMEOUT, self.courier.deliver(&tenant, record)).await;
+            if !matches!(delivered, Ok(Ok(()))) {
+                tracing::debug!("a decision that ends nobody does not reach the ledger and is left out");
+            }
+        }
+        Ok(())
     }
 
     /// Whether it was delivered; otherwise it is lost.
@@ -80,11 +117,20 @@ impl RemoteLedger {
 impl Ledger for RemoteLedger {
     async fn intend(&self, intent: Intent) -> Result<IntentId, LedgerError> {
         let id = Uuid::new_v4();
+        self.last.is_repeated(&intent);
         self.send(&intent.tenant, record::intent(id, &intent, self.clock.now())).await?;
         Ok(IntentId::Record { id, tenant: intent.tenant, user: intent.user })
     }
 
-    fn note(&self, _intent: Intent) {}
+    fn note(&self, intent: Intent) {
+        if self.last.is_repeated(&intent) {
+            return;
+        }
+        if let Ok(record) = record::intent(Uuid::new_v4(), &intent, self.clock.now()) {
+            // Where too many wait it is not recorded.
+            self.notes.try_send((intent.tenant, record)).ok();
+        }
+    }
 
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
         let IntentId::Record { id, tenant, user } = intent else {

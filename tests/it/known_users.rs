@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use soloist::clock::Clock;
-use soloist::ledger::{Courier, Imported, KnownUser, Ledger as _, RemoteLedger, Seen, Source, SqliteLedger};
+use soloist::ledger::{
+    Courier, Imported, KnownUser, Ledger as _, LedgerOptions, RemoteLedger, Seen, Source, SqliteLedger,
+};
 use soloist::model::{TenantId, UserId};
 use soloist::telemetry::Metrics;
 
@@ -22,9 +24,13 @@ fn user(uid: &str) -> UserId {
     UserId::parse(uid).unwrap()
 }
 
+fn options(folder: &Path) -> LedgerOptions {
+    LedgerOptions { repair: true, ..LedgerOptions::in_dir(folder) }
+}
+
 /// Opens the ledger as `serve` does, with a clock that shows this time.
 fn open_at(folder: &Path, now: &str) -> SqliteLedger {
-    SqliteLedger::open(folder, 1_000, true, Clock::starting_at(now.parse().unwrap())).unwrap().0
+    SqliteLedger::open(&options(folder), Clock::starting_at(now.parse().unwrap())).unwrap().0
 }
 
 async fn all(ledger: &SqliteLedger) -> Vec<KnownUser> {
@@ -115,7 +121,7 @@ async fn a_clock_that_was_turned_back_or_jumped_ahead_strands_nobody() {
 async fn a_damaged_ledger_gives_its_users_to_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
     let (ledger, thread) =
-        SqliteLedger::open(folder.path(), 1_000, true, Clock::starting_at(NOON.parse().unwrap())).unwrap();
+        SqliteLedger::open(&options(folder.path()), Clock::starting_at(NOON.parse().unwrap())).unwrap();
     let users = (0..5_000).map(|n| user(&format!("user-{n:05}"))).collect();
     ledger.import_users(&tenant(), users).await.unwrap();
     ledger.stop();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use soloist::clock::Clock;
-use soloist::ledger::{Courier, Ended, Intent, IntentId, Ledger, Outcome, RemoteLedger, SqliteLedger};
+use soloist::ledger::{Courier, Ended, Intent, IntentId, Ledger, LedgerOptions, Outcome, RemoteLedger, SqliteLedger};
 use soloist::model::{Reason, Session, SessionDevice, TenantId, UserId, View};
 use soloist::policy::{Decision, Limit, Marks, Policy, ResolvedPolicy, Source, Subject, decide};
 use soloist::telemetry::Metrics;
@@ -83,7 +83,7 @@ async fn sent(decision: &Decision, clock: Clock) -> [Vec<u8>; 2] {
 }
 
 fn open(folder: &Path) -> SqliteLedger {
-    SqliteLedger::open(folder, 1_000, false, clock()).unwrap().0
+    SqliteLedger::open(&LedgerOptions::in_dir(folder), clock()).unwrap().0
 }
 
 async fn recent(ledger: &SqliteLedger) -> Vec<Value> {
@@ -106,6 +106,8 @@ async fn a_decision_from_elsewhere_is_shown_as_if_made_here() {
 
     let (mut shown, mut expected) = (recent(&elsewhere).await, recent(&here).await);
     let at = [&mut shown, &mut expected].map(|shown| shown[0]["decided_at"].take());
+    let closed_at = [&mut shown, &mut expected].map(|shown| shown[0]["closed_at"].take());
+    assert!(closed_at.iter().all(Value::is_string), "{closed_at:?}");
     assert!(at.iter().all(|at| at.as_str().unwrap().starts_with("2026-06-01T12:00:0")), "{at:?}");
     assert_eq!(shown, expected);
     assert_eq!(shown[0]["outcomes"].as_array().map(Vec::len), Some(2));
@@ -138,7 +140,7 @@ async fn a_record_is_kept_once_however_often_and_in_whatever_order_it_comes() {
 async fn a_record_that_comes_again_after_a_restart_is_no_second_one() {
     let folder = tempfile::tempdir().unwrap();
     let records = sent(&decision(2, 1), clock()).await;
-    let (ledger, thread) = SqliteLedger::open(folder.path(), 1_000, false, clock()).unwrap();
+    let (ledger, thread) = SqliteLedger::open(&LedgerOptions::in_dir(folder.path()), clock()).unwrap();
     taken_in(&ledger, &records).await;
     let before = recent(&ledger).await;
     ledger.stop();
@@ -177,14 +179,15 @@ async fn a_decision_that_comes_late_is_shown_where_it_belongs() {
 #[tokio::test]
 async fn the_oldest_are_forgotten_wherever_they_come_from() {
     let folder = tempfile::tempdir().unwrap();
-    let (ledger, _thread) = SqliteLedger::open(folder.path(), 10, false, clock()).unwrap();
+    let options = LedgerOptions { decisions_max: 10, ..LedgerOptions::in_dir(folder.path()) };
+    let (ledger, _thread) = SqliteLedger::open(&options, clock()).unwrap();
     let decision = decision(2, 1);
     let mut records = Vec::new();
     for _ in 0..1_005 {
         records.extend(sent(&decision, clock()).await);
     }
     taken_in(&ledger, &records).await;
-    assert_eq!(recent(&ledger).await.len(), 10 + 5);
+    assert_eq!(recent(&ledger).await.len(), 10);
 }
 
 /// A record with one thing changed.

@@ -28,6 +28,10 @@ mod known_users;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
+mod ledger_chain;
+#[cfg(test)]
+mod ledger_open;
+#[cfg(test)]
 mod ledger_records;
 #[cfg(test)]
 mod loginradius;
@@ -53,6 +57,8 @@ mod sandbox;
 mod sandbox_faults;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod simulate;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

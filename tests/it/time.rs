@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use soloist::clock::Clock;
 use soloist::config::Rate;
 use soloist::directives::LiveDirectives;
-use soloist::ledger::SqliteLedger;
+use soloist::ledger::{LedgerOptions, SqliteLedger};
 use soloist::model::{
     AccessToken, Lane, LoginEvent, Reason, Session, SessionDevice, TenantId, UserId, UserTraits, View,
 };
@@ -141,7 +141,7 @@ async fn decided_at(now: &str, view: &View, policy: &str) -> String {
         rate: Rate::Unlimited,
         queue: Arc::new(EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder.path()), clock).unwrap().0),
         directives: Arc::new(LiveDirectives::own(config.written_policies(), Vec::new(), clock).unwrap()),
-        ledger: Arc::new(SqliteLedger::open(folder.path(), 100, true, clock).unwrap().0),
+        ledger: Arc::new(SqliteLedger::open(&LedgerOptions::in_dir(folder.path()), clock).unwrap().0),
         brakes: Brakes::alone(config.guard),
         config: config.worker,
         clock,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 pub(super) use self::cache::SeenCache;
 pub(super) use self::store::{SCHEMA, adjust_times, carry_over};
-use super::sqlite::{Answer, Reply, after_commit};
+use super::writer::{Answer, Reply, after_commit};
 use super::{LedgerError, SqliteLedger};
 use crate::clock::Clock;
 use crate::model::{TenantId, UserId};

@@ -138,8 +138,13 @@ impl Service {
     }
 
     pub(crate) async fn stop(mut self) -> (Sandbox, TempDir) {
+        self.set_down().await;
+        (self.sandbox, self.data_dir)
+    }
+
+    /// Stops the service; sandbox and data folder stay.
+    pub(crate) async fn set_down(&mut self) {
         self.stop.cancel();
         soon("the service to stop", self.running.join_next()).await.unwrap().unwrap().unwrap();
-        (self.sandbox, self.data_dir)
     }
 }
