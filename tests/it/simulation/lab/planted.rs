@@ -149,7 +149,7 @@ impl SessionProvider for Liar {
         let revoked = self.provider.revoke(token).await?;
         self.memory.with(&user, |kept| kept.revoked.push(token.digest()));
         if self.mutant == Mutant::GoneIsFailure && revoked == Revoked::AlreadyGone {
-            return Err(ProviderError::Unavailable(anyhow::anyhow!("it is gone")));
+            return Err(ProviderError::Refused(anyhow::anyhow!("it is gone")));
         }
         Ok(revoked)
     }
