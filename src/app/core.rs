@@ -5,7 +5,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use axum::Router;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
@@ -14,15 +13,16 @@ use super::bulletin::{self, Bulletin, Ear};
 use super::deciding::{Deciding, Source};
 use super::fleet::FleetMember;
 use super::keeper::Keeper;
+use super::records::{BrokerCourier, LedgerRecords, Watch};
 use super::{Roles, loginradius};
 use crate::api::admin::{self, Admin};
 use crate::api::{self, Hosts};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
-use crate::ledger::{Courier, Ledger, LedgerThread, RemoteLedger, SqliteLedger};
+use crate::ledger::{Ledger, LedgerThread, RemoteLedger, SqliteLedger};
 use crate::model::TenantId;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
-use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles, Records};
+use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles};
 use crate::queue::{DeadLetters, Queue};
 use crate::sweep::Sweep;
 use crate::telemetry::Metrics;
@@ -113,7 +113,9 @@ impl Core {
     /// Gives the broker's task what this process does with it.
     fn put_to_work(&mut self, mut task: RabbitTask, roles: Roles) -> RabbitTask {
         if let (true, Some((ledger, _))) = (roles.control, &self.own_ledger) {
-            task.take_records(Arc::new(LedgerRecords(ledger.clone())));
+            let guard = self.deciding.brakes.guard;
+            let watch = self.deciding.control().map(|control| Watch::new(control, guard, self.clock));
+            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch }));
         }
         if self.workers.is_empty() {
             return task;
@@ -151,6 +153,7 @@ impl Core {
                 config: config.worker.clone(),
                 clock: self.clock,
                 metrics: self.metrics.clone(),
+                chance: rand::random,
             });
             workers.insert(id.clone(), worker);
         }
@@ -273,28 +276,5 @@ fn ledger(
             Ok(Arc::new(RemoteLedger::new(courier, config.ledger.required, clock, metrics.clone())))
         }
         (None, None) => anyhow::bail!("there is neither a ledger nor a way to one"),
-    }
-}
-
-/// Takes the records of a worker to the control process.
-struct BrokerCourier(RabbitQueue);
-
-#[async_trait]
-impl Courier for BrokerCourier {
-    async fn deliver(&self, tenant: &TenantId, record: Vec<u8>) -> anyhow::Result<()> {
-        self.0.deliver_record(tenant, record).await
-    }
-}
-
-/// Writes the records of all workers into the ledger of the control process.
-struct LedgerRecords(SqliteLedger);
-
-#[async_trait]
-impl Records for LedgerRecords {
-    async fn take(&self, records: Vec<Vec<u8>>) -> anyhow::Result<()> {
-        for unreadable in self.0.record(&records).await?.into_iter().filter_map(Result::err) {
-            tracing::warn!("a record for the ledger cannot be read and is left out: {unreadable}");
-        }
-        Ok(())
     }
 }

@@ -47,6 +47,14 @@ impl Deciding {
         Ok(Self { live, source, brakes: Brakes { purse: Arc::new(purse), guard: config.guard, control } })
     }
 
+    /// Where another process decides.
+    pub(super) fn heard(&self) -> Option<Arc<Heard>> {
+        match &self.source {
+            Source::Own(_) => None,
+            Source::Elsewhere(heard, _) => Some(Arc::clone(heard)),
+        }
+    }
+
     pub(super) fn control(&self) -> Option<Arc<Control>> {
         self.brakes.control.clone()
     }

@@ -10,6 +10,7 @@ mod inside;
 mod keeper;
 mod offline;
 mod parts;
+mod records;
 mod reload;
 mod roles;
 mod spool;
@@ -212,7 +213,7 @@ impl App {
     ///
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let keeper = self.core.keeper();
+        let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
         let Core { journal, journal_thread, own_ledger, broker, workers, sweep, .. } = self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
@@ -224,7 +225,13 @@ impl App {
         }
         if self.roles.worker {
             for (tenant, worker) in workers {
-                parts.add(&format!("worker of tenant {tenant}"), worker.run(stop.clone()));
+                let (heard, stop) = (heard.clone(), stop.clone());
+                parts.add(&format!("worker of tenant {tenant}"), async move {
+                    if let Some(heard) = heard {
+                        heard.first_snapshot(&stop).await;
+                    }
+                    worker.run(stop).await
+                });
             }
         }
         if let Some(sweep) = sweep {

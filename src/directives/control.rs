@@ -192,6 +192,11 @@ impl Control {
         self.live.entry(&brake(tenant, Timestamp::UNIX_EPOCH).key()).is_some()
     }
 
+    /// Whether the guard has found this user.
+    pub fn is_contended(&self, tenant: &TenantId, user: &UserId) -> bool {
+        self.live.entry(&format!("contended/{tenant}/{user}")).is_some()
+    }
+
     /// How many sessions of each tenant may be ended within an hour; `None`: as many as there are.
     pub fn limit(&self) -> Option<u32> {
         match self.budget {

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::budget::HEARD_GRANT_LIFE;
 use super::entry::Entry;
@@ -26,6 +27,8 @@ use crate::model::TenantId;
 const FILE: &str = "directives.json";
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a worker waits for the first snapshot before it begins without one.
+const FIRST_SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 /// Questions that wait to be sent.
 const QUESTIONS_MAX: usize = 1_000;
 /// After how long without a snapshot it is asked for: two were missed.
@@ -36,6 +39,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 /// The directives of a process that does not decide.
 pub struct Heard {
     live: Arc<LiveDirectives>,
+    max_age: Duration,
     file: PathBuf,
     /// Names this run of the process.
     us: String,
@@ -43,7 +47,7 @@ pub struct Heard {
     waiting: Mutex<HashMap<u64, oneshot::Sender<Option<u32>>>>,
     questions: mpsc::Sender<Vec<u8>>,
     saved: Mutex<Option<(i64, Instant)>>,
-    heard_at: Mutex<Option<Instant>>,
+    heard_at: watch::Sender<Option<Instant>>,
     clock: Clock,
 }
 
@@ -70,13 +74,14 @@ impl Heard {
         let (questions, to_send) = mpsc::channel(QUESTIONS_MAX);
         let heard = Self {
             live: Arc::new(LiveDirectives::heard(written, max_age, clock)?),
+            max_age,
             file: data_dir.join(FILE),
             us: uuid::Uuid::new_v4().to_string(),
             next_ask: AtomicU64::new(1),
             waiting: Mutex::default(),
             questions,
             saved: Mutex::default(),
-            heard_at: Mutex::default(),
+            heard_at: watch::Sender::default(),
             clock,
         };
         heard.restore();
@@ -87,9 +92,24 @@ impl Heard {
         Arc::clone(&self.live)
     }
 
+    /// Waits for the first snapshot, some seconds at most: whoever begins without one decides, but ends nobody.
+    pub async fn first_snapshot(&self, stop: &CancellationToken) {
+        let mut heard_at = self.heard_at.subscribe();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _heard = heard_at.wait_for(Option::is_some) => {}
+            () = tokio::time::sleep(FIRST_SNAPSHOT_WAIT) => {
+                tracing::error!(
+                    alarm = "directives_stale",
+                    "no control process tells what to obey: nobody is ended by what is older than directives.max_age"
+                );
+            }
+        }
+    }
+
     /// The question for a snapshot, where none has come lately.
     pub fn question(&self) -> Option<Vec<u8>> {
-        let is_deaf = lock(&self.heard_at).is_none_or(|at| at.elapsed() >= DEAF_AFTER);
+        let is_deaf = self.heard_at.borrow().is_none_or(|at| at.elapsed() >= DEAF_AFTER);
         is_deaf.then(|| Asked::Snapshot.to_bytes())
     }
 
@@ -98,7 +118,7 @@ impl Heard {
         match Told::read(told) {
             Some(Told::Snapshot { version, entries }) => {
                 if self.obey(&entries, Duration::ZERO) {
-                    *lock(&self.heard_at) = Some(Instant::now());
+                    self.heard_at.send_replace(Some(Instant::now()));
                     self.save(version, entries);
                 }
             }
@@ -137,8 +157,11 @@ impl Heard {
         let saved = std::fs::read(&self.file).ok().and_then(|raw| serde_json::from_slice::<Saved>(&raw).ok());
         let Some(saved) = saved else { return };
         // A file from the future was written under another clock: its age is not known.
-        if let Ok(age) = Duration::try_from(self.clock.now().duration_since(saved.heard_at)) {
-            self.obey(&saved.entries, age);
+        if let Ok(age) = Duration::try_from(self.clock.now().duration_since(saved.heard_at))
+            && self.obey(&saved.entries, age)
+            && age < self.max_age
+        {
+            self.heard_at.send_replace(Instant::now().checked_sub(age));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -26,6 +27,7 @@ pub(super) struct Calls {
     pub(super) health: Health,
     pub(super) signs: Signs,
     pub(super) metrics: Metrics,
+    pub(super) chance: fn() -> f64,
 }
 
 /// Whom a call is about, how it queues and until when it may be made.
@@ -51,8 +53,19 @@ impl Calls {
         Ok(view)
     }
 
+    /// A session that is gone after a try whose answer did not come was ended by that try, as far as anybody can know: so
+    /// it counts for the brakes.
     pub(super) async fn revoke(&self, call: CallFor<'_>, token: &AccessToken) -> Result<Revoked, CallError> {
-        self.tried("revoke", call, || self.provider.revoke(token)).await
+        let is_unsure = AtomicBool::new(false);
+        let once = async || {
+            let answer = self.provider.revoke(token).await;
+            is_unsure.fetch_or(matches!(answer, Err(ProviderError::Unavailable(_))), Ordering::Relaxed);
+            answer
+        };
+        match self.tried("revoke", call, once).await? {
+            Revoked::AlreadyGone if is_unsure.into_inner() => Ok(Revoked::Done),
+            revoked => Ok(revoked),
+        }
     }
 
     pub(super) async fn traits(&self, call: CallFor<'_>) -> Result<UserTraits, CallError> {
@@ -88,7 +101,7 @@ impl Calls {
                 Err(error @ ProviderError::Unavailable(_)) => error,
                 Err(final_error) => return Err(CallError::Provider(final_error)),
             };
-            match retry::step_delay(tries, rand::random()) {
+            match retry::step_delay(tries, (self.chance)()) {
                 Some(delay) if Instant::now() + delay < call.deadline => tokio::time::sleep(delay).await,
                 _ => return Err(CallError::Provider(error)),
             }

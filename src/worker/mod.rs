@@ -69,6 +69,8 @@ pub struct WorkerParts {
     pub config: WorkerConfig,
     pub clock: Clock,
     pub metrics: Metrics,
+    /// Shortens waits at random: 0 to 1. An argument, so that a simulation can repeat a run.
+    pub chance: fn() -> f64,
 }
 
 /// Works on one tenant's messages.
@@ -79,12 +81,13 @@ pub struct TenantWorker {
 
 impl TenantWorker {
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { tenant, provider, rate, queue, directives, ledger, brakes, config, clock, metrics } = parts;
+        let WorkerParts { tenant, provider, rate, queue, directives, ledger, brakes, config, clock, metrics, chance } =
+            parts;
         metrics.announce(&tenant);
         let health = Health::new(tenant.clone(), metrics.clone());
         let signs = Signs::new(tenant.clone(), clock, metrics.clone());
         let gate = RateGate::new(rate);
-        let calls = Calls { tenant: tenant.clone(), provider, gate, health, signs, metrics: metrics.clone() };
+        let calls = Calls { tenant: tenant.clone(), provider, gate, health, signs, metrics: metrics.clone(), chance };
         let guard = Guard::new(&brakes);
         let enforcer = TenantEnforcer { tenant, calls, directives, ledger, brakes, guard, config, clock, metrics };
         Self { queue, enforcer: Arc::new(enforcer) }
@@ -233,13 +236,16 @@ impl Step {
     fn of(deliveries: Vec<Delivery>) -> Option<Self> {
         let newest = settle::newest(&deliveries)?;
         let chosen = deliveries.iter().find(|delivery| delivery.tag == newest)?;
-        // A login among them makes the look one for a login, whatever else woke us.
-        let reason = deliveries.iter().map(|delivery| delivery.event.reason).find(|reason| *reason == Reason::Login);
+        // A login among them makes the look one for a login, whatever else woke us; and for each of them, where they may
+        // be turned away.
+        let logins = deliveries.iter().map(|delivery| &delivery.event).filter(|event| event.reason == Reason::Login);
+        let reason = logins.clone().map(|event| event.reason).next();
+        let first = logins.filter_map(|event| event.login_at.or(event.at)).min();
         let event = chosen.event.clone();
         let look = Look {
             user: event.user,
             reason: reason.unwrap_or(event.reason),
-            at: event.at,
+            at: first.or(event.login_at).or(event.at),
             login_at: event.login_at,
             dry_run: false,
         };
@@ -288,7 +294,7 @@ impl Step {
             state: health.state(),
             others_succeed: health.others_succeed(&self.look.user),
             attempts_max: enforcer.config.attempts_max,
-            jitter: rand::random(),
+            jitter: (enforcer.calls.chance)(),
         };
         let settlements = settle::after_failure(&error, &self.deliveries, now);
         let error = anyhow::Error::new(error);

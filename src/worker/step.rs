@@ -38,7 +38,9 @@ const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
 pub struct Look {
     pub user: UserId,
     pub reason: Reason,
+    /// The first of the logins that it is for.
     pub at: Option<Timestamp>,
+    /// The last of them, which a listed session must reach.
     pub login_at: Option<Timestamp>,
     /// Decide and record nothing, end nothing.
     pub dry_run: bool,
@@ -179,6 +181,9 @@ impl TenantEnforcer {
             if !executed {
                 if !look.dry_run && !chosen.is_empty() {
                     self.record_held(look, decision, &view, held).await?;
+                } else if held == Some(Held::StaleDirectives) {
+                    // They will be current again, and then the login must have been looked for.
+                    evaluation.again = look_again(look, &view, &decision, false);
                 }
                 return Ok(evaluation);
             }
@@ -330,7 +335,7 @@ fn with_sessions<'a>(verdicts: impl Iterator<Item = &'a Verdict>, view: &'a View
 
 /// The earliest login that a `reject_newest` decision may end: without the event's time, none.
 fn reject_from(look: &Look) -> Timestamp {
-    let event_at = look.login_at.or(look.at).unwrap_or(Timestamp::MAX);
+    let event_at = look.at.or(look.login_at).unwrap_or(Timestamp::MAX);
     event_at.checked_sub(REJECT_WINDOW).unwrap_or(Timestamp::MAX)
 }
 

@@ -115,6 +115,7 @@ async fn look_without_a_ledger(required: bool) -> (Result<(), StepError>, usize,
         config: config.worker,
         clock,
         metrics: metrics.clone(),
+        chance: rand::random,
     });
     let user = UserId::parse("ann").unwrap();
     let look = Look { user, reason: Reason::Enforce, at: None, login_at: None, dry_run: false };

@@ -54,6 +54,8 @@ mod sandbox_faults;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod sweep;

@@ -135,6 +135,7 @@ async fn decided_at(now: &str, view: &View, policy: &str) -> String {
     let config = service::config(folder.path(), "http://127.0.0.1:9", &[("SOLOIST_CONFIG", file.to_str().unwrap())]);
     let (clock, metrics) = (Clock::starting_at(at(now)), Metrics::new());
     let worker = TenantWorker::new(WorkerParts {
+        chance: rand::random,
         tenant: TenantId::default_tenant(),
         provider: Arc::new(Shows(view.clone())),
         rate: Rate::Unlimited,

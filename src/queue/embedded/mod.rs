@@ -6,6 +6,7 @@ mod engine;
 mod head;
 mod salvage;
 mod store;
+mod task;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ use self::body::StoredBody;
 pub use self::config::EmbeddedConfig;
 use self::engine::{Command, Engine, Incoming, Limits, Reply};
 use self::store::{Checkpointer, Log};
+use self::task::Commands;
+pub use self::task::QueueTask;
 use super::dedupe::{self, Dedupe};
 use super::{
     DeadLetter, DeadLetters, Delivery, DeliveryTag, LaneStats, Published, Queue, QueueError, Selection, Settlement,
@@ -60,7 +63,7 @@ pub struct Usage {
 /// The handle; clones share the thread, which ends when [`EmbeddedQueue::stop`] is called or the last clone is dropped.
 #[derive(Clone)]
 pub struct EmbeddedQueue {
-    commands: commands::Sender<Command>,
+    commands: Commands,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -97,43 +100,16 @@ impl EmbeddedQueue {
     ///
     /// A damaged file is set aside and its readable rows are carried over, if the configuration says so.
     pub fn open(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Self, QueueThread)> {
-        let lock = lock(&config.data_dir)?;
-        let path = config.data_dir.join("queue.db");
-        let window_minutes = i64::try_from(config.dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
-        let open = || {
-            let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
-            let limits = Limits {
-                messages_max: config.messages_max,
-                bytes_max: config.bytes_max,
-                tenants: config.tenants as u64,
-            };
-            Engine::open(&path, dedupe, limits, clock.now_ms())
-        };
-        let opened = if salvage::is_due(&path)? { Err(None) } else { open().map_err(Some) };
-        let engine = match opened {
-            Ok(engine) => engine,
-            Err(Some(error)) if !sqlite::is_damage(&error) => return Err(error),
-            Err(_damaged) if !config.repair => {
-                return Err(anyhow::anyhow!(
-                    "the queue file {} is damaged: `soloist serve` sets it aside and carries its readable rows over",
-                    path.display()
-                ));
-            }
-            Err(_damaged) => {
-                salvage::mark(&path)?;
-                salvage::if_damaged(&path, clock.now_ms())?;
-                open()?
-            }
-        };
+        let (engine, lock, path) = open_engine(config, clock)?;
         let checkpointer = Checkpointer::open(&path).context("cannot open the queue file a second time")?;
         let (sender, receiver) = commands::channel();
         let (ended_sender, ended) = oneshot::channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let queue = Self::new(Commands::Thread(sender));
         let log_pages = Arc::new(AtomicU64::new(0));
         let writer = Writer {
             engine,
             receiver,
-            waiting: waiting.clone(),
+            waiting: queue.waiting.clone(),
             log_pages: log_pages.clone(),
             clock,
             batch_max: config.batch_max.max(1),
@@ -153,7 +129,11 @@ impl EmbeddedQueue {
             drop(lock);
             drop(ended_sender.send(result));
         })?;
-        Ok((Self { commands: sender, waiting }, QueueThread { ended }))
+        Ok((queue, QueueThread { ended }))
+    }
+
+    fn new(commands: Commands) -> Self {
+        Self { commands, waiting: Arc::new(AtomicUsize::new(0)) }
     }
 
     /// What the messages that wait take, and how old the oldest is.
@@ -178,7 +158,7 @@ impl EmbeddedQueue {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(QueueError::Unavailable(anyhow::anyhow!("{COMMANDS_MAX} commands wait for the queue file")));
         }
-        self.commands.send(command).map_err(|_returned| ended())
+        if self.commands.send(command) { Ok(()) } else { Err(ended()) }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, QueueError> {
@@ -186,6 +166,36 @@ impl EmbeddedQueue {
         self.send(command(reply))?;
         answer.await.map_err(|_dropped| ended())?
     }
+}
+
+/// Takes the folder's lock and opens its file; a damaged one is set aside first, if the configuration says so.
+fn open_engine(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Engine, File, PathBuf)> {
+    let lock = lock(&config.data_dir)?;
+    let path = config.data_dir.join("queue.db");
+    let window_minutes = i64::try_from(config.dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
+    let open = || {
+        let dedupe = Dedupe::new(config.dedupe_ids_max, window_minutes);
+        let limits =
+            Limits { messages_max: config.messages_max, bytes_max: config.bytes_max, tenants: config.tenants as u64 };
+        Engine::open(&path, dedupe, limits, clock.now_ms())
+    };
+    let opened = if salvage::is_due(&path)? { Err(None) } else { open().map_err(Some) };
+    let engine = match opened {
+        Ok(engine) => engine,
+        Err(Some(error)) if !sqlite::is_damage(&error) => return Err(error),
+        Err(_damaged) if !config.repair => {
+            return Err(anyhow::anyhow!(
+                "the queue file {} is damaged: `soloist serve` sets it aside and carries its readable rows over",
+                path.display()
+            ));
+        }
+        Err(_damaged) => {
+            salvage::mark(&path)?;
+            salvage::if_damaged(&path, clock.now_ms())?;
+            open()?
+        }
+    };
+    Ok((engine, lock, path))
 }
 
 fn ended() -> QueueError {

@@ -1,6 +1,7 @@
 //! Real brokers, real processes of separate roles, and a fault in the middle of the work: nothing accepted is lost.
 
 mod brokers;
+mod directives;
 mod faults;
 mod fleet;
 mod load;

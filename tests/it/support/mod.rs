@@ -20,6 +20,11 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
 }
 
+/// The same for what takes its time on purpose.
+pub(crate) async fn soon_within<F: Future>(patience: Duration, what: &str, future: F) -> F::Output {
+    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("waited {patience:?} for {what}"))
+}
+
 pub(crate) fn tenant(name: &str) -> TenantId {
     TenantId::parse(name).unwrap()
 }

@@ -125,6 +125,21 @@ impl Serving {
         soon("the admin API", request.send()).await?.json().await
     }
 
+    /// The same with a body.
+    pub(crate) async fn tell(&self, method: &str, path: &str, body: &Value) -> Value {
+        let request = self.client.request(method.parse().unwrap(), format!("{}{path}", self.admin_url));
+        let request = request.bearer_auth(&self.admin_key).json(body);
+        soon("the admin API", request.send()).await.unwrap().json().await.unwrap()
+    }
+
+    /// A metric's value, 0 if it is not there; `series` is name and labels as rendered.
+    pub(crate) async fn metric(&self, series: &str) -> u64 {
+        let answer = soon("the metrics", self.client.get(format!("{}/metrics", self.admin_url)).send()).await.unwrap();
+        let text = answer.text().await.unwrap();
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
     /// Messages that are not settled: waiting, handed out and delayed; and dead ones.
     pub(crate) async fn queued(&self) -> (u64, u64) {
         self.queued_if_alive().await.unwrap()
