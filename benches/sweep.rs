@@ -160,6 +160,7 @@ async fn hold(folder: &Path, sweeps: bool) -> anyhow::Result<()> {
         config: config.worker.clone(),
         clock,
         metrics: metrics.clone(),
+        chance: rand::random,
     });
     let (stop, mut parts) = (CancellationToken::new(), JoinSet::new());
     parts.spawn(worker.run(stop.clone()));

@@ -21,8 +21,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
-/// Streams that one HTTP/2 connection may have open.
-const STREAMS_MAX: u32 = 256;
+/// Streams that one HTTP/2 connection may have open. Each takes some KiB for as long as its client takes no answer, which
+/// HTTP/2 lets it put off for ever; a sender of webhooks that waits for a free one loses milliseconds.
+const STREAMS_MAX: u32 = 64;
 /// Bytes of request headers that are read before a request is refused.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How long a connection may rest between two requests. Longer than clients keep theirs (.NET: 60 s), so that it is the

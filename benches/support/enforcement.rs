@@ -59,6 +59,11 @@ impl Surroundings {
 
     /// Without a limit of calls a second.
     pub(crate) fn worker(&self, queue: Arc<dyn Queue>, ledger: Arc<dyn Ledger>) -> TenantWorker {
+        self.braked_worker(queue, ledger, Brakes::alone(self.config.guard))
+    }
+
+    /// The same with a budget.
+    pub(crate) fn braked_worker(&self, queue: Arc<dyn Queue>, ledger: Arc<dyn Ledger>, brakes: Brakes) -> TenantWorker {
         TenantWorker::new(WorkerParts {
             tenant: TenantId::default_tenant(),
             provider: Arc::clone(&self.provider) as Arc<dyn SessionProvider>,
@@ -66,7 +71,7 @@ impl Surroundings {
             queue,
             directives: Arc::clone(&self.directives) as _,
             ledger,
-            brakes: Brakes::alone(self.config.guard),
+            brakes,
             config: self.config.worker.clone(),
             clock: self.clock,
             metrics: self.metrics.clone(),

@@ -1,6 +1,7 @@
 //! What the benchmarks share: alternating runs, their spread, and the verdict over a goal.
 
 pub(crate) mod bare;
+pub(crate) mod bare_ledger;
 pub(crate) mod broker;
 pub(crate) mod child;
 pub(crate) mod enforcement;

@@ -232,11 +232,11 @@ pub(super) async fn directives(args: DirectivesArgs, source: Source) -> anyhow::
         return Ok(ExitCode::SUCCESS);
     }
     if !directives.is_empty() {
-        let mut table: Table = output::table(["KEY", "WHAT", "OWNER", "REASON", "EXPIRES"]);
+        let mut table: Table = output::table(["key", "what", "owner", "reason", "expires (UTC)"]);
         for directive in directives {
-            let cells = ["owner", "reason", "expires"].map(|key| text(directive, key).to_owned());
-            let [owner, reason, expires] = cells;
-            table.add_row([text(directive, "key").to_owned(), what(directive), owner, reason, expires]);
+            let [key, owner, reason] = ["key", "owner", "reason"].map(|key| output::harmless(text(directive, key)));
+            let expires = output::time(text(directive, "expires"));
+            table.add_row([key, output::harmless(&what(directive)), owner, reason, expires]);
         }
         output::show(&table)?;
     }
@@ -249,6 +249,7 @@ fn what(directive: &Value) -> String {
     let said = ["mode", "percent", "policy", "who", "session"].into_iter().find_map(|key| directive.get(key));
     match said {
         Some(Value::String(word)) => word.clone(),
+        Some(Value::Number(percent)) => format!("{} %", percent.as_f64().unwrap_or_default()),
         Some(Value::Object(table)) => {
             let bare = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             table.iter().map(|(key, value)| format!("{key}={}", bare(value))).collect::<Vec<_>>().join(", ")

@@ -39,6 +39,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 /// The directives of a process that does not decide.
 pub struct Heard {
     live: Arc<LiveDirectives>,
+    max_age: Duration,
     file: PathBuf,
     /// Names this run of the process.
     us: String,
@@ -73,6 +74,7 @@ impl Heard {
         let (questions, to_send) = mpsc::channel(QUESTIONS_MAX);
         let heard = Self {
             live: Arc::new(LiveDirectives::heard(written, max_age, clock)?),
+            max_age,
             file: data_dir.join(FILE),
             us: uuid::Uuid::new_v4().to_string(),
             next_ask: AtomicU64::new(1),
@@ -155,8 +157,11 @@ impl Heard {
         let saved = std::fs::read(&self.file).ok().and_then(|raw| serde_json::from_slice::<Saved>(&raw).ok());
         let Some(saved) = saved else { return };
         // A file from the future was written under another clock: its age is not known.
-        if let Ok(age) = Duration::try_from(self.clock.now().duration_since(saved.heard_at)) {
-            self.obey(&saved.entries, age);
+        if let Ok(age) = Duration::try_from(self.clock.now().duration_since(saved.heard_at))
+            && self.obey(&saved.entries, age)
+            && age < self.max_age
+        {
+            self.heard_at.send_replace(Instant::now().checked_sub(age));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command line, by the real binary: what it prints, and with which code it ends.
 
 mod data;
+mod directives;
 mod offline;
 mod probe;
 mod service;

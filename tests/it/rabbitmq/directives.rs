@@ -84,13 +84,13 @@ async fn all_workers_together_keep_to_one_budget() {
     until("the tenant to be stopped", async || !directives(&fleet).await.is_empty()).await;
     until("every login to be settled", async || fleet.settled().len() == 2 * USERS).await;
     let first = revoked(&fleet);
-    // What a worker was granted and did not need is lost to the others: at most a grant a worker.
-    assert!((BUDGET - 3..=BUDGET).contains(&first), "{first} of {BUDGET}");
+    // What a worker was granted and did not need, or was told of too late, is lost to the others.
+    assert!((BUDGET / 2..=BUDGET).contains(&first), "{first} of {BUDGET}");
 
     let word = json!({ "owner": "ops", "reason": "a test" });
     let resumed = fleet.process("control-1").tell("POST", "/admin/v1/resume", &word).await;
     assert_eq!(resumed["resumed"], json!(true), "{resumed}");
-    until("another budget to be used up", async || revoked(&fleet) >= first + BUDGET - 3).await;
+    until("another budget to be used up", async || revoked(&fleet) >= first + BUDGET / 2).await;
     until("the tenant to be stopped again", async || !directives(&fleet).await.is_empty()).await;
     assert!(revoked(&fleet) <= 2 * BUDGET);
     assert!(fleet.sandbox.report(1).wrong_revocations.is_empty());
@@ -105,7 +105,7 @@ async fn the_control_process_finds_ping_pong_that_no_worker_sees_alone() {
         return;
     };
     let site = Site::from(broker.fresh_vhost().await);
-    let mut fleet = fleet(&site, &[]).await;
+    let mut fleet = fleet(&site, &[("SOLOIST_GUARD__ACTION", "hold")]).await;
     fleet.staff(1, WORKERS).await;
     fleet.ready().await;
     for round in 0..LOGINS {

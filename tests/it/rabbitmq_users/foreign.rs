@@ -122,6 +122,9 @@ async fn the_profile_in_a_forwarded_login_is_nowhere_to_be_found_afterwards() {
     let options = on(&vhost.url).into_iter().chain(traced).map(|(option, value)| (format!("SOLOIST_{option}"), value));
     let options: Vec<(String, &str)> = options.collect();
     let options: Vec<(&str, &str)> = options.iter().map(|(option, value)| (option.as_str(), *value)).collect();
+    // Without a control process it obeys what it has heard last.
+    let heard = json!({ "heard_at": soloist::app::now().to_string(), "version": 0, "entries": [] });
+    std::fs::write(folder.path().join("directives.json"), heard.to_string()).unwrap();
     let mut worker = command(folder.path(), &sandbox.url(), &options);
     worker.args(["--role", "webhook,worker"]);
     let worker = Serving::start(worker, folder.path()).await;
