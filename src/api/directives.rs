@@ -110,16 +110,21 @@ pub(super) async fn resume(
     Ok(Json(json!({ "resumed": true, "stopped_at": brake.made_at.to_string(), "looked_at_again": looked_at })))
 }
 
-/// What the budget is and how much of it was granted within the hour, by tenant.
+/// What the budget is, how much of it was granted within the hour, and the busiest hour on record, by tenant.
 pub(super) async fn budget(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem> {
-    let control = &admin.deciding()?.control;
+    let Deciding { control, ledger } = admin.deciding()?;
     let mut tenants = Vec::new();
     for tenant in admin.tenants.keys() {
+        let busiest_hour = ledger.busiest_hour(tenant).await;
+        if let Err(error) = &busiest_hour {
+            tracing::warn!("the ledger cannot be counted: {error:#}");
+        }
         tenants.push(json!({
             "tenant": tenant.as_str(),
             "revocations": control.limit(),
             "granted": control.granted(tenant).await,
             "stopped": control.is_stopped(tenant),
+            "busiest_hour": busiest_hour.ok(),
         }));
     }
     Ok(Json(json!({ "budget": tenants })))
