@@ -11,7 +11,7 @@
 //!                                                                 │  ├── policy: which sessions stay (pure)
 //!                                                                 │  └── directives: what holds for whom, now
 //!                                                                 └────► ledger: intent before, outcome after
-//! operators ── cli ──► api: sessions, enforce, decisions, dead letters, metrics, probes
+//! operators ── cli ──► api: sessions, enforce, decisions, directives, dead letters, metrics, probes
 //! ```
 //!
 //! # Where is what
@@ -27,7 +27,7 @@
 //! | [`provider`] | stage 5: LoginRadius; its errors sorted by what to do next |
 //! | [`probe`] | measuring what a tenant's LoginRadius really does, with a test user |
 //! | [`retry`] | after this failure at this attempt: how long to wait |
-//! | [`directives`] | the policies that workers must obey now |
+//! | [`directives`] | what workers must obey now: policies, what people and brakes decided; one process tells all |
 //! | [`ledger`] | what was decided, what came of it; kept here or sent to the machine that keeps it |
 //! | [`sweep`] | looks at every known user again and again, so that a lost event costs only time |
 //! | [`api`] | the private admin API, probes, metrics |
@@ -53,6 +53,11 @@
 //! - No session is ended without a list, without the profile where a rule or an exemption needs one, without directives,
 //!   or without a durable intent (which a worker that keeps no ledger may be told to do without: that is counted). What
 //!   is missing is waited for, never guessed.
+//! - No used-up budget is renewed by itself: the tenant is only observed until a person says otherwise. A worker that does
+//!   not hear the process that decides ends nobody either, once what it has heard is too old.
+//! - No decision of a person is thrown away with the history: directives have a file of their own, and nothing starts with
+//!   a damaged one.
+//! - No lost event costs more than time: the sweep looks at everybody known, with the calls that logins leave over.
 //! - No stored work says "end this session": only "look at this user". A retry decides anew.
 //! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.
 //! - No token is logged, stored, queued or shown; and none is in a URL, but where LoginRadius takes it there only:

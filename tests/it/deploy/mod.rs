@@ -4,6 +4,7 @@ mod broker;
 mod compose;
 mod image;
 mod kubernetes;
+mod runbook;
 mod units;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use soloist::config::{Config, ConfigSources};
 
 pub(crate) use self::broker::{is_for_the_broker, is_on_the_broker};
 pub(crate) use self::compose::is_composed;
+pub(crate) use self::runbook::metrics;
 use crate::cli::Soloist;
 
 fn root() -> &'static Path {

@@ -237,7 +237,11 @@ async fn the_walk_goes_as_shown() {
         if of_data(".db") || of_data(".key") {
             assert!(walk.soloist.folder().join("soloist-data").join(code).exists(), "{code}");
         }
-        let code = code.replace('…', "/admin/v1/dead-letters").replace("{uid}", "ann").replace("{session}", "00");
+        let code = code
+            .replace('…', "/admin/v1/dead-letters")
+            .replace("{uid}", "ann")
+            .replace("{session}", "00")
+            .replace("{key}", "mode/default");
         match code.split_once(' ') {
             Some((method @ ("GET" | "POST" | "DELETE"), path)) if path.starts_with("/admin/") => {
                 assert!(walk.knows(method, path, key.trim()).await, "{code}");

@@ -58,11 +58,10 @@ pub(crate) fn run(plan: &Plan, mutant: Option<Mutant>) -> Outcome {
         wait(QUIET).await;
         world.lock().is_quiet = true;
         settle(&world, &queue, "before the sweep").await;
-        if plan.users.contains(&Standing::Stubborn) {
-            wait(HOLD_FOR).await;
-        }
         world.judge_end(false);
         judge_brakes(&world);
+        // Whoever is held for a game of ping-pong is let go first.
+        wait(HOLD_FOR).await;
         if mutant != Some(Mutant::NoSweep) {
             sweep(&world, &queue).await;
         }
