@@ -126,7 +126,9 @@ async fn what_the_runbook_names_exists() {
             )
             .await;
         } else if code.contains('.') && code.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c)) {
-            let is_file = Path::new(&code).extension().is_some_and(|extension| extension == "db");
+            let is_file = Path::new(&code)
+                .extension()
+                .is_some_and(|extension| ["db", "key", "json"].iter().any(|known| extension == *known));
             let is_known = options().iter().any(|option| option.path == code) || crate::deploy::is_on_the_broker(&code);
             assert!(is_file || is_known, "{code}");
         } else if code.chars().all(|c| c.is_ascii_lowercase() || c == '_') && code.contains('_') {
