@@ -125,7 +125,7 @@ async fn what_the_runbook_names_exists() {
             )
             .await;
         } else if code.contains('.') && code.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c)) {
-            let is_file = code.ends_with(".db");
+            let is_file = [".db", ".key"].iter().any(|ending| code.ends_with(ending));
             let is_known = options().iter().any(|option| option.path == code) || crate::deploy::is_on_the_broker(&code);
             assert!(is_file || is_known, "{code}");
         } else if code.chars().all(|c| c.is_ascii_lowercase() || c == '_') && code.contains('_') {
