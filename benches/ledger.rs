@@ -46,7 +46,7 @@ async fn measure() -> anyhow::Result<()> {
     }
     println!(
         "\nledger: intent and outcome of {CONCURRENCY} looks at a time, each batch durable, {RUNS} runs in turn; median \
-         (min–max)\n\n{:<52}{}\n{:<52}{}\n",
+         (min–max)\n\n{:<56}{}\n{:<56}{}\n",
         "a bare table and its index, decisions/s",
         Spread::of(&bare),
         "the ledger: thread, salted hashes, chain, decisions/s",

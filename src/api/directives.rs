@@ -31,6 +31,8 @@ const ELSEWHERE: Problem = Problem::new(
 const NO_DIRECTIVE: Problem = Problem::new(StatusCode::NOT_FOUND, "no_directive", "there is no directive of that key");
 const NOT_WRITTEN: Problem =
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "directives", "the directives cannot be written now");
+/// How much the clocks of workers may differ from ours.
+const CLOCKS_DIFFER_MAX: SignedDuration = SignedDuration::from_mins(10);
 /// How far back those are looked for whom a mode or a brake held something back.
 const HELD_SINCE_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
 
@@ -40,6 +42,12 @@ const HELD_SINCE_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
 pub(super) struct Word {
     owner: String,
     reason: String,
+}
+
+impl Word {
+    fn check(&self) -> Result<(), Failure> {
+        Entry::check_word(&self.owner, &self.reason).map_err(Failure::Bad)
+    }
 }
 
 impl Admin {
@@ -68,10 +76,9 @@ pub(super) async fn put(State(admin): State<Arc<Admin>>, Json(written): Json<Val
     let deciding = admin.deciding()?;
     let entry = Entry::read(written, admin.clock.now()).map_err(Failure::Bad)?;
     let (key, tenant) = (entry.key(), entry.tenant.clone());
-    let enforces = entry.enforces();
+    let held = if entry.enforces() { admin.held(&tenant, Timestamp::MIN).await? } else { Vec::new() };
     deciding.control.put(entry).await?;
-    let looked_at = if enforces { admin.look_at_held(&tenant, Timestamp::MIN).await? } else { 0 };
-    Ok(Json(json!({ "key": key, "looked_at_again": looked_at })))
+    Ok(Json(json!({ "key": key, "looked_at_again": admin.look(&tenant, held).await? })))
 }
 
 pub(super) async fn remove(
@@ -79,13 +86,15 @@ pub(super) async fn remove(
     Path(key): Path<String>,
     Json(word): Json<Word>,
 ) -> Result<Json<Value>, Failure> {
-    let removed = admin.deciding()?.control.remove(&key, &word.owner, &word.reason).await?;
-    let Some(entry) = removed else {
-        return Err(NO_DIRECTIVE.into());
-    };
+    word.check()?;
+    let control = &admin.deciding()?.control;
+    let known = control.entries().into_iter().find(|entry| entry.key() == key).ok_or(NO_DIRECTIVE)?;
+    let held = if known.is_of_all() { admin.held(&known.tenant, known.made_at).await? } else { Vec::new() };
+    let entry = control.remove(&key, &word.owner, &word.reason).await?.ok_or(NO_DIRECTIVE)?;
+    admin.look(&entry.tenant, held).await?;
     if let (Some(user), Some(enforcer)) = (entry.user(), admin.tenants.get(&entry.tenant)) {
         enforcer.release(user);
-        admin.look(&entry.tenant, std::slice::from_ref(user)).await?;
+        admin.look(&entry.tenant, vec![user.clone()]).await?;
     }
     Ok(Json(json!({ "removed": entry.to_json() })))
 }
@@ -101,44 +110,59 @@ pub(super) async fn resume(
     Query(of): Query<OfTenant>,
     Json(word): Json<Word>,
 ) -> Result<Json<Value>, Failure> {
+    word.check()?;
     let tenant = admin.tenant(of.tenant.as_deref())?.0.clone();
-    let resumed = admin.deciding()?.control.resume(&tenant, &word.owner, &word.reason).await?;
-    let Some(brake) = resumed else {
+    let control = &admin.deciding()?.control;
+    // Whom it held back is read before: once the brake is gone nobody would know since when.
+    let Some(stopped_at) = control.stopped_at(&tenant) else {
         return Ok(Json(json!({ "resumed": false, "looked_at_again": 0 })));
     };
-    let looked_at = admin.look_at_held(&tenant, brake.made_at).await?;
-    Ok(Json(json!({ "resumed": true, "stopped_at": brake.made_at.to_string(), "looked_at_again": looked_at })))
+    let held = admin.held(&tenant, stopped_at).await?;
+    control.resume(&tenant, &word.owner, &word.reason).await?;
+    let looked_at = admin.look(&tenant, held).await?;
+    Ok(Json(json!({ "resumed": true, "stopped_at": stopped_at.to_string(), "looked_at_again": looked_at })))
 }
 
-/// What the budget is and how much of it was granted within the hour, by tenant.
+/// What the budget is, how much of it was granted within the hour, and the busiest hour on record, by tenant.
 pub(super) async fn budget(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Problem> {
-    let control = &admin.deciding()?.control;
+    let Deciding { control, ledger } = admin.deciding()?;
     let mut tenants = Vec::new();
     for tenant in admin.tenants.keys() {
+        let busiest_hour = ledger.busiest_hour(tenant).await;
+        if let Err(error) = &busiest_hour {
+            tracing::warn!("the ledger cannot be counted: {error:#}");
+        }
         tenants.push(json!({
             "tenant": tenant.as_str(),
             "revocations": control.limit(),
             "granted": control.granted(tenant).await,
             "stopped": control.is_stopped(tenant),
+            "busiest_hour": busiest_hour.ok(),
         }));
     }
     Ok(Json(json!({ "budget": tenants })))
 }
 
 impl Admin {
-    /// Puts those into the queue of whom something was held back since then; returns how many.
-    async fn look_at_held(&self, tenant: &TenantId, since: Timestamp) -> Result<usize, Problem> {
+    /// Those of whom something was held back since then, by the clocks of all machines.
+    async fn held(&self, tenant: &TenantId, since: Timestamp) -> Result<Vec<UserId>, Problem> {
         let earliest = self.clock.now().checked_sub(HELD_SINCE_MAX).unwrap_or(Timestamp::MIN);
-        let held = self.deciding()?.ledger.held_since(tenant, since.max(earliest)).await.map_err(|error| {
+        let since = since.checked_sub(CLOCKS_DIFFER_MAX).unwrap_or(Timestamp::MIN).max(earliest);
+        self.deciding()?.ledger.held_since(tenant, since).await.map_err(|error| {
             tracing::error!("the ledger cannot be read: {:#}", anyhow::Error::new(error));
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the ledger cannot be read now: do it again")
-        })?;
-        self.look(tenant, &held).await?;
-        Ok(held.len())
+        })
     }
 
-    async fn look(&self, tenant: &TenantId, users: &[UserId]) -> Result<(), Problem> {
-        look_again(&*self.queue, tenant, users).await.map_err(super::admin::queue_problem)
+    /// Puts users into the queue; returns how many. Where workers are told of changes, they are looked at once more when
+    /// all have heard; and who cannot be put into the queue now is put there then.
+    async fn look(&self, tenant: &TenantId, users: Vec<UserId>) -> Result<usize, Problem> {
+        let (control, count) = (&self.deciding()?.control, users.len());
+        let queued = look_again(&*self.queue, tenant, &users).await;
+        if queued.is_err() || self.queue.broker().await.is_some() {
+            control.look_later(tenant, users);
+        }
+        Ok(count)
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use crate::clock::Clock;
 use crate::config::{Config, Revocations};
-use crate::directives::{Control, Heard, LiveDirectives, Purse};
+use crate::directives::{Control, Heard, LiveDirectives, Purse, Questions};
 use crate::telemetry::Metrics;
 use crate::worker::Brakes;
 
@@ -20,7 +18,7 @@ pub(super) struct Deciding {
 pub(super) enum Source {
     Own(Arc<Control>),
     /// With the questions that are to be sent to the process that decides.
-    Elsewhere(Arc<Heard>, Option<mpsc::Receiver<Vec<u8>>>),
+    Elsewhere(Arc<Heard>, Option<Questions>),
 }
 
 impl Deciding {

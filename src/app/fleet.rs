@@ -1,6 +1,7 @@
 //! This process as one of a fleet: its heartbeats, its share of each tenant's rate, and what it asks of the control
 //! process.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Roles;
-use crate::directives::Heard;
+use crate::directives::{Heard, Questions};
 use crate::queue::rabbitmq::Announcements;
 use crate::worker::TenantEnforcer;
 use crate::worker::fleet::{CONTROLS_PART, Fleet, HEARTBEAT_INTERVAL, Heartbeat, Instance, Roles as Sharing, Share};
@@ -17,6 +18,7 @@ pub(super) struct FleetMember {
     fleet: Mutex<Fleet>,
     enforcers: Vec<Arc<TenantEnforcer>>,
     sending: tokio::sync::Mutex<Sending>,
+    has_warned: AtomicBool,
     /// What others ask of a process that decides.
     asked: Option<mpsc::Sender<Vec<u8>>>,
 }
@@ -24,7 +26,7 @@ pub(super) struct FleetMember {
 struct Sending {
     tick: tokio::time::Interval,
     /// What this process asks of the one that decides.
-    questions: Option<(Arc<Heard>, mpsc::Receiver<Vec<u8>>)>,
+    questions: Option<(Arc<Heard>, Questions)>,
     next: Option<Vec<u8>>,
 }
 
@@ -32,7 +34,7 @@ impl FleetMember {
     pub(super) fn new(
         roles: Roles,
         enforcers: Vec<Arc<TenantEnforcer>>,
-        questions: Option<(Arc<Heard>, mpsc::Receiver<Vec<u8>>)>,
+        questions: Option<(Arc<Heard>, Questions)>,
         asked: Option<mpsc::Sender<Vec<u8>>>,
     ) -> Self {
         let sharing = Sharing { worker: roles.worker, control: roles.control };
@@ -40,7 +42,8 @@ impl FleetMember {
         let mut tick = tokio::time::interval(HEARTBEAT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let sending = tokio::sync::Mutex::new(Sending { tick, questions, next: None });
-        let member = Self { fleet: Mutex::new(fleet), enforcers, sending, asked };
+        let has_warned = AtomicBool::new(false);
+        let member = Self { fleet: Mutex::new(fleet), enforcers, sending, has_warned, asked };
         // Until the first heartbeat nobody can be counted. Operators ask all the same, also while the broker is away,
         // and there is one control process as a rule: it has the tenth that is set aside for them.
         member.give(if roles.control { Share::of(1, CONTROLS_PART) } else { Share::NONE });
@@ -84,7 +87,7 @@ impl Announcements for FleetMember {
             return self.beat();
         };
         tokio::select! {
-            Some(question) = questions.recv() => question,
+            Some(question) = questions.next() => question,
             _ = tick.tick() => {
                 *next = heard.question();
                 self.beat()
@@ -94,7 +97,17 @@ impl Announcements for FleetMember {
 
     fn heard(&self, announcement: &[u8]) {
         match (serde_json::from_slice::<Heartbeat>(announcement), &self.asked) {
-            (Ok(beat), _) => self.fleet().heard(&beat, Instant::now()),
+            (Ok(beat), _) => {
+                let is_another = self.fleet().heard_another_control(&beat);
+                if is_another && !self.has_warned.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        alarm = "two_controls",
+                        "another process runs with --role control, too: each decides from a file of its own, and each \
+                         grants the whole budget. Stop one of them"
+                    );
+                }
+                self.fleet().heard(&beat, Instant::now());
+            }
             // Whoever asks in vain asks again.
             (Err(_), Some(asked)) => drop(asked.try_send(announcement.to_vec())),
             (Err(_), None) => {}

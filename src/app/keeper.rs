@@ -24,16 +24,27 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(EVERY);
-        let mut to_look_at = Vec::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => {}
             }
-            for entry in self.control.remove_expired().await {
-                to_look_at.extend(self.let_go(entry));
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.let_go_and_look() => {}
             }
-            to_look_at = self.look(to_look_at).await;
+        }
+    }
+
+    async fn let_go_and_look(&self) {
+        for entry in self.control.remove_expired().await {
+            if let Some((tenant, user)) = self.let_go(entry) {
+                self.control.look_later(&tenant, vec![user.clone()]);
+                self.look(&tenant, vec![user]).await;
+            }
+        }
+        for (tenant, users) in self.control.due_looks() {
+            self.look(&tenant, users).await;
         }
     }
 
@@ -46,14 +57,10 @@ impl Keeper {
         Some((entry.tenant, user))
     }
 
-    /// Those who could not be put into the queue now: the sweep would find them, but later.
-    async fn look(&self, users: Vec<(TenantId, UserId)>) -> Vec<(TenantId, UserId)> {
-        let mut left = Vec::new();
-        for (tenant, user) in users {
-            if look_again(&*self.queue, &tenant, std::slice::from_ref(&user)).await.is_err() {
-                left.push((tenant, user));
-            }
+    /// Who cannot be put into the queue now is tried again later.
+    async fn look(&self, tenant: &TenantId, users: Vec<UserId>) {
+        if look_again(&*self.queue, tenant, &users).await.is_err() {
+            self.control.look_later(tenant, users);
         }
-        left
     }
 }

@@ -15,7 +15,7 @@ use crate::queue::rabbitmq::{RabbitQueue, Records};
 use crate::worker::eviction_of;
 
 /// Decisions of a user that are looked through for evictions.
-const DECISIONS_MAX: usize = 200;
+const DECISIONS_MAX: usize = 64;
 /// Users that were found contended, and since when their evictions count anew.
 const FOUND_MAX: usize = 100_000;
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
 use axum::body::{Body, Bytes};
 
@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 
 use super::output;
 use crate::app::{self, Core};
-use crate::config::{Config, TelemetryConfig};
+use crate::config::{Backend, Config, TelemetryConfig};
 use crate::telemetry;
 
 /// The longest answer that is read. A page of 1,000 dead letters has about 400 KiB.
@@ -99,6 +99,14 @@ impl AdminClient {
         let folder = (is_new && access == Access::Read)
             .then(|| tempfile::tempdir().context("cannot make a temporary folder"))
             .transpose()?;
+        let decides = config.data_dir.join("directives.db").exists();
+        if access == Access::Write && config.queue.backend == Backend::Rabbitmq && !decides {
+            bail!(
+                "{} is not the data folder of the control process, which alone knows what holds now: run this where \
+                 `soloist serve --role control` runs",
+                config.data_dir.display()
+            );
+        }
         let mut here = config.clone();
         if let Some(folder) = &folder {
             folder.path().clone_into(&mut here.data_dir);

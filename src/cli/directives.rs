@@ -52,12 +52,14 @@ pub(super) struct DirectivesArgs {
 #[derive(Subcommand)]
 enum DirectivesCommand {
     /// List them
+    #[command(after_help = "Example:\n  soloist directives ls --json")]
     Ls {
         /// One JSON object a directive
         #[arg(long)]
         json: bool,
     },
     /// Remove one; what the configuration says holds again
+    #[command(after_help = "Example:\n  soloist directives rm mode/default --reason \"incident over\"")]
     Rm {
         /// Its key in the list
         key: String,

@@ -14,6 +14,8 @@ use crate::policy::{TenantPolicies, written};
 pub struct WrittenPolicies {
     /// The `[policy]` table.
     pub default: Value,
+    /// The `[policy]` table as it was, for tenants that the configuration has no more.
+    pub defaults: BTreeMap<TenantId, Value>,
     /// Every tenant, with its own table where it has one.
     pub tenants: BTreeMap<TenantId, Option<Value>>,
     /// Whether `reject_newest` may be enforced: it can lock people out, so it needs a budget.
@@ -44,6 +46,7 @@ impl Config {
         let own = |tenant: &super::TenantConfig| (tenant.policy_path != "policy").then(|| tenant.policy.clone());
         WrittenPolicies {
             default: self.policy.clone(),
+            defaults: BTreeMap::new(),
             tenants: self.tenants.iter().map(|(id, tenant)| (id.clone(), own(tenant))).collect(),
             has_budget: self.budget.revocations != Revocations::Unlimited,
         }

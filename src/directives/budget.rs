@@ -3,7 +3,7 @@
 //! The process that decides counts grants in a window of an hour; whoever ends sessions takes a grant first, spends it
 //! one session at a time, and gives back what it did not need. A grant that is lost counts as spent.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,10 +19,13 @@ pub(super) const GRANT_LIFE: Duration = Duration::from_mins(1);
 pub(super) const HEARD_GRANT_LIFE: Duration = Duration::from_secs(50);
 /// A grant is one part in so many of the budget, at least one session.
 const GRANTS_PER_WINDOW: u32 = 20;
-/// Minutes that a grant counts: an hour, the minute that has begun, and the life of a grant.
-const MINUTES_KEPT: i64 = 62;
+/// Minutes that a grant counts: an hour, the minute that has begun, the life of a grant, and the longest step in which
+/// what was paid for may still be done.
+const MINUTES_KEPT: i64 = 60 + 1 + 1 + 10;
 /// Sessions that may or may not have been ended. Further ones are paid for twice, which ends fewer.
 const UNSURE_MAX: usize = 10_000;
+/// How long nobody asks again after nobody has answered.
+const UNREACHABLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// What was granted in the last hour, by the minute.
 pub(super) struct Window {
@@ -39,8 +42,7 @@ impl Window {
 
     /// Grants one part of the budget, or what is left of it; nothing when it is used up.
     pub(super) fn grant(&mut self, minute: i64) -> u32 {
-        let part = (self.limit.get() / GRANTS_PER_WINDOW).max(1);
-        let amount = part.min(self.limit.get().saturating_sub(self.used(minute)));
+        let amount = part_of(self.limit).min(self.limit.get().saturating_sub(self.used(minute)));
         if amount > 0 {
             match self.minutes.back_mut().filter(|(last, _)| *last == minute) {
                 Some((_, granted)) => *granted = granted.saturating_add(amount),
@@ -50,13 +52,12 @@ impl Window {
         amount
     }
 
-    /// Takes back what was not spent of a grant that was given lately.
-    pub(super) fn take_back(&mut self, mut unspent: u32) {
-        for (_, granted) in self.minutes.iter_mut().rev() {
-            let back = unspent.min(*granted);
-            *granted -= back;
-            unspent -= back;
-        }
+    /// Takes back what was not spent of a grant: no more than one is, and from the minute in which it was given. The
+    /// minute with what counts in it now; `None` where nothing does.
+    pub(super) fn take_back(&mut self, unspent: Unspent) -> Option<(i64, u32)> {
+        let (_, granted) = self.minutes.iter_mut().find(|(at, _)| *at == unspent.of_minute)?;
+        *granted = granted.saturating_sub(unspent.amount.min(part_of(self.limit)));
+        Some((unspent.of_minute, *granted))
     }
 
     pub(super) fn used(&mut self, minute: i64) -> u32 {
@@ -72,11 +73,25 @@ impl Window {
     }
 }
 
+/// How much one grant is.
+fn part_of(budget: NonZeroU32) -> u32 {
+    (budget.get() / GRANTS_PER_WINDOW).max(1)
+}
+
 /// Leave to end so many sessions of a tenant within some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
     pub amount: u32,
+    /// The minute that it counts in, by the clock of who granted it.
+    pub minute: i64,
     pub valid_for: Duration,
+}
+
+/// What is left of a grant that is not needed any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unspent {
+    pub amount: u32,
+    pub of_minute: i64,
 }
 
 /// Why no session may be ended now.
@@ -91,8 +106,8 @@ pub enum NoLeave {
 /// Who hands out the budget.
 #[async_trait]
 pub trait Granter: Send + Sync {
-    /// A new grant; `unspent` of an older one is given back with the question.
-    async fn grant(&self, tenant: &TenantId, unspent: u32) -> Result<Granted, NoLeave>;
+    /// A new grant; what is unspent of an older one is given back with the question.
+    async fn grant(&self, tenant: &TenantId, unspent: Unspent) -> Result<Granted, NoLeave>;
 }
 
 /// The grants of this process, for all its tenants.
@@ -100,49 +115,63 @@ pub struct Purse {
     /// `None`: there is no budget.
     granter: Option<Arc<dyn Granter>>,
     pockets: Mutex<HashMap<TenantId, Pocket>>,
-    /// One asks at a time, the others then find what it got.
-    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct Pocket {
     left: u32,
+    of_minute: i64,
     until: Option<Instant>,
-    /// Sessions that were paid for, and may or may not have been ended.
-    unsure: HashSet<TokenDigest>,
+    /// Sessions that were paid for, may or may not have been ended, and until when ending them again costs nothing.
+    unsure: HashMap<TokenDigest, Instant>,
+    /// One asks at a time, the others then find what it got.
+    asking: Arc<tokio::sync::Mutex<()>>,
+    unreachable_until: Option<Instant>,
 }
 
 impl Purse {
     pub fn unlimited() -> Self {
-        Self { granter: None, pockets: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        Self { granter: None, pockets: Mutex::default() }
     }
 
     pub fn of(granter: Arc<dyn Granter>) -> Self {
         Self { granter: Some(granter), ..Self::unlimited() }
     }
 
-    /// Leave to end this session now.
+    /// Leave to end this session now. Cancel-safe: what was granted meanwhile counts as spent.
     ///
     /// # Errors
     /// When there is none: then the session must be left alone.
     pub async fn take<'a>(&'a self, tenant: &'a TenantId, session: TokenDigest) -> Result<Leave<'a>, NoLeave> {
-        let leave = Leave { purse: self, tenant, session };
-        let Some(granter) = &self.granter else { return Ok(leave) };
-        if self.with(tenant, |pocket| pocket.unsure.contains(&session) || pocket.take()) {
-            return Ok(leave);
+        let leave = |paid_until| Leave { purse: self, tenant, session, paid_until };
+        let Some(granter) = &self.granter else { return Ok(leave(None)) };
+        if self.with(tenant, |pocket| pocket.is_paid(&session)) {
+            return Ok(leave(None));
         }
-        let _asking = self.asking.lock().await;
-        if self.with(tenant, Pocket::take) {
-            return Ok(leave);
+        if let Some(until) = self.with(tenant, Pocket::take) {
+            return Ok(leave(Some(until)));
         }
-        let unspent = self.with(tenant, |pocket| std::mem::take(&mut pocket.left));
-        let granted = granter.grant(tenant, unspent).await?;
-        let taken = self.with(tenant, |pocket| {
-            pocket.left = granted.amount;
-            pocket.until = Instant::now().checked_add(granted.valid_for);
-            pocket.take()
-        });
-        if taken { Ok(leave) } else { Err(NoLeave::Exhausted) }
+        let asking = self.with(tenant, |pocket| Arc::clone(&pocket.asking));
+        let _asking = asking.lock().await;
+        if let Some(until) = self.with(tenant, Pocket::take) {
+            return Ok(leave(Some(until)));
+        }
+        if self.with(tenant, |pocket| pocket.unreachable_until.is_some_and(|until| Instant::now() < until)) {
+            return Err(NoLeave::Unreachable(anyhow::anyhow!("nobody answered a moment ago")));
+        }
+        let unspent = self.with(tenant, Pocket::empty);
+        let asked_at = Instant::now();
+        match granter.grant(tenant, unspent).await {
+            Ok(granted) => self.with(tenant, |pocket| pocket.fill(granted, asked_at)),
+            Err(error) => {
+                if matches!(error, NoLeave::Unreachable(_)) {
+                    self.with(tenant, |pocket| pocket.unreachable_until = Some(Instant::now() + UNREACHABLE_PAUSE));
+                }
+                return Err(error);
+            }
+        }
+        let late = || NoLeave::Unreachable(anyhow::anyhow!("the grant came too late to be used"));
+        self.with(tenant, Pocket::take).map(|until| leave(Some(until))).ok_or_else(late)
     }
 
     fn with<T>(&self, tenant: &TenantId, look: impl FnOnce(&mut Pocket) -> T) -> T {
@@ -152,12 +181,25 @@ impl Purse {
 }
 
 impl Pocket {
-    fn take(&mut self) -> bool {
-        let is_good = self.left > 0 && self.until.is_some_and(|until| Instant::now() < until);
-        if is_good {
-            self.left -= 1;
-        }
-        is_good
+    /// Takes one out of a grant that is still good; until when it is.
+    fn take(&mut self) -> Option<Instant> {
+        let until = self.until.filter(|until| self.left > 0 && Instant::now() < *until)?;
+        self.left -= 1;
+        Some(until)
+    }
+
+    fn is_paid(&self, session: &TokenDigest) -> bool {
+        self.unsure.get(session).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn empty(&mut self) -> Unspent {
+        Unspent { amount: std::mem::take(&mut self.left), of_minute: self.of_minute }
+    }
+
+    /// A grant is good from when it was asked for: nobody knows how long its way was.
+    fn fill(&mut self, granted: Granted, asked_at: Instant) {
+        (self.left, self.of_minute) = (granted.amount, granted.minute);
+        self.until = asked_at.checked_add(granted.valid_for);
     }
 }
 
@@ -167,38 +209,45 @@ pub struct Leave<'a> {
     purse: &'a Purse,
     tenant: &'a TenantId,
     session: TokenDigest,
+    /// Until when the grant is good that it was taken out of; `None` where it cost nothing.
+    paid_until: Option<Instant>,
 }
 
 impl Leave<'_> {
     /// The session was ended.
     pub fn spent(self) {
-        self.settle(|pocket, session| {
+        self.settle(|pocket, session, _| {
             pocket.unsure.remove(&session);
         });
     }
 
     /// The session was not ended: somebody else has, or the call was refused.
     pub fn unspent(self) {
-        self.settle(|pocket, session| {
+        self.settle(|pocket, session, paid_until| {
             // Where an earlier try was paid for and its end unknown, that was the one which ended it.
-            if !pocket.unsure.remove(&session) {
+            let was_unsure = pocket.unsure.remove(&session).is_some();
+            if !was_unsure && paid_until.is_some() && paid_until == pocket.until {
                 pocket.left = pocket.left.saturating_add(1);
             }
         });
     }
 
-    /// The session may or may not have been ended: it stays paid for, and ending it again costs nothing.
+    /// The session may or may not have been ended: it stays paid for, and ending it again soon costs nothing.
     pub fn unsure(self) {
-        self.settle(|pocket, session| {
+        self.settle(|pocket, session, paid_until| {
+            let Some(until) = paid_until else { return };
+            if pocket.unsure.len() >= UNSURE_MAX {
+                pocket.unsure.retain(|_, until| Instant::now() < *until);
+            }
             if pocket.unsure.len() < UNSURE_MAX {
-                pocket.unsure.insert(session);
+                pocket.unsure.insert(session, until);
             }
         });
     }
 
-    fn settle(self, how: impl FnOnce(&mut Pocket, TokenDigest)) {
+    fn settle(self, how: impl FnOnce(&mut Pocket, TokenDigest, Option<Instant>)) {
         if self.purse.granter.is_some() {
-            self.purse.with(self.tenant, |pocket| how(pocket, self.session));
+            self.purse.with(self.tenant, |pocket| how(pocket, self.session, self.paid_until));
         }
     }
 }
@@ -219,14 +268,18 @@ mod tests {
         #[test]
         fn no_hour_holds_more_than_the_budget(
             budget in 1_u32..200,
-            steps in proptest::collection::vec((0_i64..20, 1_usize..8), 1..200),
+            steps in proptest::collection::vec((0_i64..20, 1_usize..8, 0_usize..400), 1..200),
         ) {
             let mut window = Window::new(limit(budget), [], 0);
-            let (mut minute, mut given) = (0, Vec::new());
-            for (pause, asks) in steps {
+            let (mut minute, mut given): (i64, Vec<(i64, u32)>) = (0, Vec::new());
+            for (pause, asks, back) in steps {
                 minute += pause;
                 for _ in 0..asks {
                     given.push((minute, window.grant(minute)));
+                }
+                // One that was given at any time before may come back, whole: it was not spent then.
+                if let Some((of_minute, amount)) = given.get_mut(back) {
+                    window.take_back(Unspent { amount: std::mem::take(amount), of_minute: *of_minute });
                 }
             }
             for (from, _) in &given {
@@ -243,9 +296,9 @@ mod tests {
         let mut window = Window::new(limit(40), [(100, 10), (999_999, 20)], 120);
         assert_eq!(window.used(120), 30);
         assert_eq!([window.grant(120), window.grant(120), window.grant(120), window.grant(120)], [2, 2, 2, 2]);
-        assert_eq!(window.used(161), 38);
-        assert_eq!(window.used(162), 28);
-        assert_eq!(window.used(182), 0);
+        assert_eq!(window.used(171), 38);
+        assert_eq!(window.used(172), 28);
+        assert_eq!(window.used(192), 0);
     }
 
     /// Grants five, then one, then nothing.
@@ -253,14 +306,14 @@ mod tests {
 
     #[async_trait]
     impl Granter for Bank {
-        async fn grant(&self, _tenant: &TenantId, unspent: u32) -> Result<Granted, NoLeave> {
-            self.0.fetch_add(unspent, Ordering::Relaxed);
+        async fn grant(&self, _tenant: &TenantId, unspent: Unspent) -> Result<Granted, NoLeave> {
+            self.0.fetch_add(unspent.amount, Ordering::Relaxed);
             let amount = self.0.load(Ordering::Relaxed).min(5);
             self.0.fetch_sub(amount, Ordering::Relaxed);
             if amount == 0 {
                 return Err(NoLeave::Exhausted);
             }
-            Ok(Granted { amount, valid_for: GRANT_LIFE })
+            Ok(Granted { amount, minute: 0, valid_for: GRANT_LIFE })
         }
     }
 

@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use super::budget::{GRANT_LIFE, Window};
 use super::entry::{BadEntry, Entry, What};
 use super::live::LiveDirectives;
 use super::store::{Change, Store};
 use super::told::{Asked, Told};
-use super::{Granted, Granter, NoLeave};
+use super::{Granted, Granter, NoLeave, Unspent};
 use crate::clock::Clock;
 use crate::config::{Revocations, WrittenPolicies};
 use crate::model::{TenantId, UserId};
@@ -22,6 +23,10 @@ use crate::telemetry::{Metrics, labels};
 
 /// Who makes the changes that no person makes.
 const OURSELVES: &str = "soloist";
+/// After how long every worker that can be told of a change has been.
+const ALL_HAVE_HEARD: Duration = Duration::from_secs(35);
+/// Entries that there may be: a snapshot of them is one message.
+const ENTRIES_MAX: usize = 20_000;
 /// Minutes of grants that are kept on disk, more than a window counts.
 const MINUTES_ON_DISK: i64 = 120;
 
@@ -34,12 +39,21 @@ pub enum ChangeError {
     Unavailable(#[source] anyhow::Error),
 }
 
+/// Users of a tenant, and when they are to be looked at.
+struct LookLater {
+    at: Instant,
+    tenant: TenantId,
+    users: Vec<UserId>,
+}
+
 /// Decides what all workers must obey.
 pub struct Control {
     live: Arc<LiveDirectives>,
     store: Store,
     budget: Revocations,
     windows: Mutex<HashMap<TenantId, Window>>,
+    /// Users who are to be looked at once all workers know what has changed.
+    looks: std::sync::Mutex<Vec<LookLater>>,
     /// The number of the last change.
     version: watch::Sender<i64>,
     clock: Clock,
@@ -71,7 +85,16 @@ impl Control {
         }
         let version = watch::Sender::new(store.last_change()?);
         let live = Arc::new(LiveDirectives::own(written, entries, clock)?);
-        let control = Self { live, store, budget, windows: Mutex::new(windows), version, clock, metrics };
+        let control = Self {
+            live,
+            store,
+            budget,
+            windows: Mutex::new(windows),
+            looks: std::sync::Mutex::default(),
+            version,
+            clock,
+            metrics,
+        };
         control.show();
         Ok(control)
     }
@@ -94,15 +117,16 @@ impl Control {
     /// # Errors
     /// When something is wrong with it, or it cannot be written; then nothing has changed.
     pub async fn put(&self, entry: Entry) -> Result<(), ChangeError> {
-        self.live.check(&entry).map_err(ChangeError::Bad)?;
-        let (owner, reason) = (entry.owner.clone(), entry.reason.clone());
-        let key = entry.key();
-        tracing::info!(directive = key, owner, reason, "directive `{key}` by {owner}: {reason}");
-        let change = Change { key, at: self.clock.now(), owner, reason, entry: Some(entry.clone()) };
-        let number = self.store.change(change).await.map_err(ChangeError::Unavailable)?;
-        self.live.put(entry).map_err(ChangeError::Bad)?;
-        self.changed(number);
-        Ok(())
+        let (live, checked) = (Arc::clone(&self.live), entry.clone());
+        let is_due = move || {
+            if live.len() >= ENTRIES_MAX && live.entry(&checked.key()).is_none() {
+                return Err(BadEntry(format!("there are {ENTRIES_MAX} directives, and there may be no more")));
+            }
+            live.check(&checked).map(|()| true)
+        };
+        let (key, owner, reason) = (entry.key(), entry.owner.clone(), entry.reason.clone());
+        let change = Change { key, at: self.clock.now(), owner, reason, entry: Some(entry) };
+        self.change(change, is_due).await.map(drop)
     }
 
     /// Takes an entry out of force, durably; `None` where there was none of that name.
@@ -111,13 +135,38 @@ impl Control {
     /// When it cannot be written; then it stays.
     pub async fn remove(&self, key: &str, owner: &str, reason: &str) -> Result<Option<Entry>, ChangeError> {
         let Some(entry) = self.live.entry(key) else { return Ok(None) };
+        let removed = self.remove_this(&entry, owner, reason).await?;
+        Ok(removed.then_some(entry))
+    }
+
+    /// The same for an entry as it was seen: one that took its place meanwhile stays.
+    async fn remove_this(&self, entry: &Entry, owner: &str, reason: &str) -> Result<bool, ChangeError> {
+        let (live, seen) = (Arc::clone(&self.live), entry.clone());
+        let is_due = move || Ok(live.entry(&seen.key()).as_ref() == Some(&seen));
         let (owner, reason) = (owner.to_owned(), reason.to_owned());
-        tracing::info!(directive = key, owner, reason, "directive `{key}` removed by {owner}: {reason}");
-        let change = Change { key: key.to_owned(), at: self.clock.now(), owner, reason, entry: None };
-        let number = self.store.change(change).await.map_err(ChangeError::Unavailable)?;
-        self.live.remove(key);
-        self.changed(number);
-        Ok(Some(entry))
+        let change = Change { key: entry.key(), at: self.clock.now(), owner, reason, entry: None };
+        self.change(change, is_due).await
+    }
+
+    async fn change(
+        &self,
+        change: Change,
+        is_due: impl FnOnce() -> Result<bool, BadEntry> + Send + 'static,
+    ) -> Result<bool, ChangeError> {
+        let (live, version) = (Arc::clone(&self.live), self.version.clone());
+        let apply = move |change: Change, number| {
+            let Change { key, owner, reason, entry, .. } = change;
+            let done = if entry.is_some() { "holds" } else { "holds no longer" };
+            tracing::info!(directive = key, owner, "directive `{key}` {done}, by {owner}: {reason}");
+            match entry {
+                Some(entry) => live.put(entry),
+                None => drop(live.remove(&key)),
+            }
+            version.send_replace(number);
+        };
+        let changed = self.store.change(change, is_due, apply).await.map_err(ChangeError::Unavailable)?;
+        self.show();
+        changed.map_err(ChangeError::Bad)
     }
 
     /// Lets a tenant whose budget was used up go on, with a new window. `None` where it was not stopped.
@@ -149,14 +198,40 @@ impl Control {
         .await
     }
 
+    /// Has users looked at once more when every worker has heard what holds now. A restart forgets it: then the sweep
+    /// finds them.
+    pub fn look_later(&self, tenant: &TenantId, users: Vec<UserId>) {
+        if !users.is_empty() {
+            let at = Instant::now() + ALL_HAVE_HEARD;
+            self.looks().push(LookLater { at, tenant: tenant.clone(), users });
+        }
+    }
+
+    /// The users whose time to be looked at has come.
+    pub fn due_looks(&self) -> Vec<(TenantId, Vec<UserId>)> {
+        let mut looks = self.looks();
+        let (due, later) = std::mem::take(&mut *looks).into_iter().partition(|look| look.at <= Instant::now());
+        *looks = later;
+        let due: Vec<LookLater> = due;
+        due.into_iter().map(|look| (look.tenant, look.users)).collect()
+    }
+
+    fn looks(&self) -> std::sync::MutexGuard<'_, Vec<LookLater>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes what has expired, and returns it. What cannot be removed now is tried again.
     pub async fn remove_expired(&self) -> Vec<Entry> {
         let now = self.clock.now();
         let mut removed = Vec::new();
-        for entry in self.live.entries().into_iter().filter(|entry| !entry.holds(now)) {
-            match self.remove(&entry.key(), OURSELVES, "it has expired").await {
-                Ok(_) => removed.push(entry),
-                Err(error) => tracing::warn!("an expired directive stays on disk: {:#}", anyhow::Error::new(error)),
+        for entry in self.live.expired(now) {
+            match self.remove_this(&entry, OURSELVES, "it has expired").await {
+                Ok(true) => removed.push(entry),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!("an expired directive stays on disk: {:#}", anyhow::Error::new(error));
+                    break;
+                }
             }
         }
         removed
@@ -170,15 +245,18 @@ impl Control {
 
     /// The answer to what a worker asks; `None` for what is no question.
     pub async fn answer(&self, asked: &[u8]) -> Option<Vec<u8>> {
-        let Asked::Grant { from, ask, tenant, unspent } = Asked::read(asked)? else { return Some(self.snapshot()) };
-        let granted = self.grant(&TenantId::parse(&tenant).ok()?, unspent).await;
-        let amount = match granted {
-            Ok(granted) => Some(granted.amount),
-            Err(NoLeave::Exhausted) => None,
+        let Asked::Grant { from, ask, tenant, unspent, of_minute } = Asked::read(asked)? else {
+            return Some(self.snapshot());
+        };
+        let tenant = TenantId::parse(&tenant).ok().filter(|tenant| self.live.tenants().contains(tenant))?;
+        let granted = self.grant(&tenant, Unspent { amount: unspent, of_minute }).await;
+        let (amount, minute) = match granted {
+            Ok(granted) => (Some(granted.amount), granted.minute),
+            Err(NoLeave::Exhausted) => (None, 0),
             // Whoever waits asks again.
             Err(NoLeave::Unreachable(_)) => return None,
         };
-        Some(Told::Granted { to: from, ask, amount }.to_bytes())
+        Some(Told::Granted { to: from, ask, amount, minute }.to_bytes())
     }
 
     /// How many sessions of a tenant were granted to be ended within the hour.
@@ -187,9 +265,14 @@ impl Control {
         self.windows.lock().await.get_mut(tenant).map_or(0, |window| window.used(minute))
     }
 
+    /// When a tenant was stopped because its budget was used up, if it is.
+    pub fn stopped_at(&self, tenant: &TenantId) -> Option<Timestamp> {
+        self.live.entry(&brake(tenant, Timestamp::UNIX_EPOCH).key()).map(|entry| entry.made_at)
+    }
+
     /// Whether a tenant is only observed because its budget is used up.
     pub fn is_stopped(&self, tenant: &TenantId) -> bool {
-        self.live.entry(&brake(tenant, Timestamp::UNIX_EPOCH).key()).is_some()
+        self.stopped_at(tenant).is_some()
     }
 
     /// Whether the guard has found this user.
@@ -203,11 +286,6 @@ impl Control {
             Revocations::AtMost(limit) => Some(limit.get()),
             Revocations::Unlimited => None,
         }
-    }
-
-    fn changed(&self, number: i64) {
-        self.version.send_replace(number);
-        self.show();
     }
 
     fn show(&self) {
@@ -247,27 +325,28 @@ impl Control {
 
 #[async_trait]
 impl Granter for Control {
-    async fn grant(&self, tenant: &TenantId, unspent: u32) -> Result<Granted, NoLeave> {
+    async fn grant(&self, tenant: &TenantId, unspent: Unspent) -> Result<Granted, NoLeave> {
         let Revocations::AtMost(limit) = self.budget else {
-            return Ok(Granted { amount: u32::MAX, valid_for: GRANT_LIFE });
+            return Ok(Granted { amount: u32::MAX, minute: 0, valid_for: GRANT_LIFE });
         };
         let minute = minute(self.clock);
         let mut windows = self.windows.lock().await;
         let window = windows.entry(tenant.clone()).or_insert_with(|| Window::new(limit, [], minute));
-        window.take_back(unspent);
+        let returned = window.take_back(unspent).filter(|_| unspent.amount > 0);
         let amount = if self.is_stopped(tenant) { 0 } else { window.grant(minute) };
         if amount == 0 {
             self.stop(tenant).await?;
             return Err(NoLeave::Exhausted);
         }
-        let (at, used) = (window.at(minute), window.used(minute));
-        let durable = self.store.grant(tenant, minute, at, minute - MINUTES_ON_DISK).await;
+        let counts: Vec<(i64, u32)> = returned.into_iter().chain([(minute, window.at(minute))]).collect();
+        let used = window.used(minute);
+        let durable = self.store.grant(tenant, counts, minute - MINUTES_ON_DISK).await;
         if let Err(error) = durable {
-            window.take_back(amount);
+            // It may be on disk all the same, so it stays granted.
             return Err(NoLeave::Unreachable(error));
         }
         self.metrics.budget_granted.get_or_create(&labels([("tenant", tenant.as_str())])).set(i64::from(used));
-        Ok(Granted { amount, valid_for: GRANT_LIFE })
+        Ok(Granted { amount, minute, valid_for: GRANT_LIFE })
     }
 }
 

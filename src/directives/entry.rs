@@ -69,6 +69,25 @@ impl Entry {
         }
     }
 
+    /// Whether owner and reason can be kept and logged as they are.
+    ///
+    /// # Errors
+    /// Which of them cannot.
+    pub fn check_word(owner: &str, reason: &str) -> Result<(), BadEntry> {
+        for (name, text) in [("owner", owner), ("reason", reason)] {
+            let fits = !text.trim().is_empty() && text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control);
+            if !fits {
+                return Err(BadEntry(format!("`{name}` must be a text of 1 to {TEXT_BYTES_MAX} bytes on one line")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is about all users of a tenant.
+    pub fn is_of_all(&self) -> bool {
+        matches!(self.what, What::Mode(_) | What::Canary(_))
+    }
+
     /// Whether sessions may be ended by it that were only observed before.
     pub fn enforces(&self) -> bool {
         matches!(self.what, What::Mode(Mode::Enforce) | What::Canary(_))
@@ -134,13 +153,7 @@ impl Entry {
             Kind::Contended => What::Contended { user: user()? },
             Kind::Brake => What::Brake,
         };
-        for (name, text) in [("owner", &written.owner), ("reason", &written.reason)] {
-            let is_fine =
-                !text.trim().is_empty() && text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control);
-            if !is_fine {
-                return Err(BadEntry(format!("`{name}` must be a text of 1 to {TEXT_BYTES_MAX} bytes on one line")));
-            }
-        }
+        Self::check_word(&written.owner, &written.reason)?;
         if matches!(what, What::Exemption { .. }) && written.expires.is_none() {
             return Err(bad("an exemption needs `expires`"));
         }

@@ -19,7 +19,7 @@ use super::budget::HEARD_GRANT_LIFE;
 use super::entry::Entry;
 use super::live::LiveDirectives;
 use super::told::{Asked, Told};
-use super::{Granted, Granter, NoLeave};
+use super::{Granted, Granter, NoLeave, Unspent};
 use crate::clock::Clock;
 use crate::config::WrittenPolicies;
 use crate::model::TenantId;
@@ -36,19 +36,38 @@ const DEAF_AFTER: Duration = Duration::from_secs(65);
 /// How often an unchanged snapshot is written again, so that its age on disk is about right.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
+/// How many sessions were granted, and the minute that they count in; `None`: the budget is used up.
+type Answer = Option<(u32, i64)>;
+
 /// The directives of a process that does not decide.
 pub struct Heard {
     live: Arc<LiveDirectives>,
-    max_age: Duration,
     file: PathBuf,
+    /// The number of the last change that was obeyed.
+    version: Mutex<i64>,
     /// Names this run of the process.
     us: String,
     next_ask: AtomicU64,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Option<u32>>>>,
-    questions: mpsc::Sender<Vec<u8>>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    questions: mpsc::Sender<(Instant, Vec<u8>)>,
     saved: Mutex<Option<(i64, Instant)>>,
     heard_at: watch::Sender<Option<Instant>>,
     clock: Clock,
+}
+
+/// What is to be asked of the deciding process.
+pub struct Questions(mpsc::Receiver<(Instant, Vec<u8>)>);
+
+impl Questions {
+    /// The next one whose asker still waits; `None` when there will be none. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let (asked_at, question) = self.0.recv().await?;
+            if asked_at.elapsed() < ANSWER_TIMEOUT {
+                return Some(question);
+            }
+        }
+    }
 }
 
 /// A snapshot as it lies on disk.
@@ -70,12 +89,12 @@ impl Heard {
         written: WrittenPolicies,
         max_age: Duration,
         clock: Clock,
-    ) -> anyhow::Result<(Self, mpsc::Receiver<Vec<u8>>)> {
+    ) -> anyhow::Result<(Self, Questions)> {
         let (questions, to_send) = mpsc::channel(QUESTIONS_MAX);
         let heard = Self {
             live: Arc::new(LiveDirectives::heard(written, max_age, clock)?),
-            max_age,
             file: data_dir.join(FILE),
+            version: Mutex::default(),
             us: uuid::Uuid::new_v4().to_string(),
             next_ask: AtomicU64::new(1),
             waiting: Mutex::default(),
@@ -85,7 +104,7 @@ impl Heard {
             clock,
         };
         heard.restore();
-        Ok((heard, to_send))
+        Ok((heard, Questions(to_send)))
     }
 
     pub fn live(&self) -> Arc<LiveDirectives> {
@@ -117,20 +136,40 @@ impl Heard {
     pub fn hear(&self, told: &[u8]) {
         match Told::read(told) {
             Some(Told::Snapshot { version, entries }) => {
+                if self.has_regressed(version) {
+                    return;
+                }
                 if self.obey(&entries, Duration::ZERO) {
+                    *lock(&self.version) = version;
                     self.heard_at.send_replace(Some(Instant::now()));
                     self.save(version, entries);
                 }
             }
-            Some(Told::Granted { to, ask, amount }) if to == self.us => {
+            Some(Told::Granted { to, ask, amount, minute }) if to == self.us => {
                 if let Some(waiting) = lock(&self.waiting).remove(&ask) {
                     // Who asked may not wait any more: then the grant counts as spent.
-                    waiting.send(amount).ok();
+                    waiting.send(amount.map(|amount| (amount, minute))).ok();
                 }
             }
             Some(Told::Granted { .. }) => {}
             None => tracing::debug!("what the control process tells cannot be read"),
         }
+    }
+
+    /// Whether the deciding process has fewer changes than it had: then its file is not the one that it was, and the
+    /// exemptions in the old one may be missing. So nobody is ended by it.
+    fn has_regressed(&self, version: i64) -> bool {
+        let known = *lock(&self.version);
+        if version < known {
+            tracing::error!(
+                alarm = "directives_regressed",
+                "the control process tells {version} changes where it had told {known}: its directives.db is not the one \
+                 it had, so it is not obeyed. Restore that file; or, if it is meant to begin anew, remove {} and start \
+                 this process again",
+                self.file.display()
+            );
+        }
+        version < known
     }
 
     /// Puts a snapshot in force as of `age` ago; one that cannot be read is none.
@@ -156,12 +195,10 @@ impl Heard {
     fn restore(&self) {
         let saved = std::fs::read(&self.file).ok().and_then(|raw| serde_json::from_slice::<Saved>(&raw).ok());
         let Some(saved) = saved else { return };
+        *lock(&self.version) = saved.version;
         // A file from the future was written under another clock: its age is not known.
-        if let Ok(age) = Duration::try_from(self.clock.now().duration_since(saved.heard_at))
-            && self.obey(&saved.entries, age)
-            && age < self.max_age
-        {
-            self.heard_at.send_replace(Instant::now().checked_sub(age));
+        if let Ok(age) = Duration::try_from(self.clock.now().duration_since(saved.heard_at)) {
+            self.obey(&saved.entries, age);
         }
     }
 
@@ -191,20 +228,22 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[async_trait]
 impl Granter for Heard {
-    async fn grant(&self, tenant: &TenantId, unspent: u32) -> Result<Granted, NoLeave> {
+    async fn grant(&self, tenant: &TenantId, unspent: Unspent) -> Result<Granted, NoLeave> {
         let unreachable = |why: &str| NoLeave::Unreachable(anyhow::anyhow!("the control process {why}"));
         let ask = self.next_ask.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         lock(&self.waiting).insert(ask, answer);
-        let question = Asked::Grant { from: self.us.clone(), ask, tenant: tenant.as_str().to_owned(), unspent };
-        if self.questions.try_send(question.to_bytes()).is_err() {
+        let Unspent { amount: unspent, of_minute } = unspent;
+        let tenant = tenant.as_str().to_owned();
+        let question = Asked::Grant { from: self.us.clone(), ask, tenant, unspent, of_minute };
+        if self.questions.try_send((Instant::now(), question.to_bytes())).is_err() {
             lock(&self.waiting).remove(&ask);
             return Err(unreachable("cannot be asked: too many questions wait"));
         }
         let answered = timeout(ANSWER_TIMEOUT, answered).await;
         lock(&self.waiting).remove(&ask);
         match answered {
-            Ok(Ok(Some(amount))) => Ok(Granted { amount, valid_for: HEARD_GRANT_LIFE }),
+            Ok(Ok(Some((amount, minute)))) => Ok(Granted { amount, minute, valid_for: HEARD_GRANT_LIFE }),
             Ok(Ok(None)) => Err(NoLeave::Exhausted),
             _ => Err(unreachable("did not answer in time")),
         }

@@ -76,7 +76,7 @@ impl LiveDirectives {
         let mut state = State { written, entries: BTreeMap::new(), tenants: HashMap::new(), freshness };
         state.compile_all(clock.now())?;
         state.entries = entries;
-        state.compile_or_break(clock.now());
+        state.compile_or_break_all(clock.now());
         Ok(Self { state: RwLock::new(state), clock })
     }
 
@@ -86,12 +86,27 @@ impl LiveDirectives {
     /// When what was decided does not go with them. Then nothing has changed.
     pub fn rewrite(&self, written: WrittenPolicies) -> Result<(), BadEntry> {
         let mut state = self.write();
-        let mut tenants = state.written.tenants.clone();
-        tenants.extend(written.tenants);
-        let before = std::mem::replace(&mut state.written, WrittenPolicies { tenants, ..written });
+        // One that is gone from the configuration stays as it is, with the default it was laid over.
+        let mut written = written;
+        let default = state.written.default.clone();
+        for (tenant, own) in &state.written.tenants {
+            if !written.tenants.contains_key(tenant) {
+                written.tenants.insert(tenant.clone(), own.clone());
+                written.defaults.entry(tenant.clone()).or_insert_with(|| default.clone());
+            }
+        }
+        // The budget itself is not read again, so neither is whether there is one.
+        written.has_budget = state.written.has_budget;
+        let kept = std::mem::take(&mut state.written.defaults);
+        for (tenant, default) in &kept {
+            if written.defaults.contains_key(tenant) {
+                written.defaults.insert(tenant.clone(), default.clone());
+            }
+        }
+        let before = std::mem::replace(&mut state.written, written);
         let compiled = state.compile_all(self.clock.now());
         if compiled.is_err() {
-            state.written = before;
+            state.written = WrittenPolicies { defaults: kept, ..before };
         }
         compiled
     }
@@ -110,34 +125,20 @@ impl LiveDirectives {
         compile(&state.written, &entry.tenant, &entries, self.clock.now()).map(drop)
     }
 
-    /// Puts an entry in force, in the place of the one before it.
-    ///
-    /// # Errors
-    /// As for [`LiveDirectives::check`]; then nothing has changed.
-    pub fn put(&self, entry: Entry) -> Result<(), BadEntry> {
+    /// Puts an entry in force that was checked, in the place of the one before it. Where it does not go with what is
+    /// written any more, nobody of the tenant is ended.
+    pub fn put(&self, entry: Entry) {
         let mut state = self.write();
-        let (key, tenant) = (entry.key(), entry.tenant.clone());
-        let before = state.entries.insert(key.clone(), entry);
-        match compile(&state.written, &tenant, &state.entries, self.clock.now()) {
-            Ok(compiled) => {
-                state.tenants.insert(tenant, compiled);
-                Ok(())
-            }
-            Err(bad) => {
-                match before {
-                    Some(before) => state.entries.insert(key, before),
-                    None => state.entries.remove(&key),
-                };
-                Err(bad)
-            }
-        }
+        let tenant = entry.tenant.clone();
+        state.entries.insert(entry.key(), entry);
+        state.compile_or_break(&tenant, self.clock.now());
     }
 
     /// Takes an entry out of force; `None` where there was none of that name.
     pub fn remove(&self, key: &str) -> Option<Entry> {
         let mut state = self.write();
         let removed = state.entries.remove(key)?;
-        state.compile_or_break(self.clock.now());
+        state.compile_or_break(&removed.tenant, self.clock.now());
         Some(removed)
     }
 
@@ -150,7 +151,7 @@ impl LiveDirectives {
         let entries = by_key(entries);
         if entries != state.entries {
             state.entries = entries;
-            state.compile_or_break(self.clock.now());
+            state.compile_or_break_all(self.clock.now());
         }
     }
 
@@ -161,6 +162,19 @@ impl LiveDirectives {
 
     pub fn entry(&self, key: &str) -> Option<Entry> {
         self.read().entries.get(key).cloned()
+    }
+
+    /// Those that have expired and were not removed yet.
+    pub fn expired(&self, now: Timestamp) -> Vec<Entry> {
+        self.read().entries.values().filter(|entry| !entry.holds(now)).cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.read().entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     pub fn tenants(&self) -> Vec<TenantId> {
@@ -180,8 +194,13 @@ impl LiveDirectives {
         let has_expired = |state: &State| {
             state.tenants.get(tenant).and_then(|compiled| compiled.until).is_some_and(|until| until <= now)
         };
-        if has_expired(&self.read()) {
-            self.write().compile_or_break(now);
+        if !has_expired(&self.read()) {
+            return;
+        }
+        let mut state = self.write();
+        // Others may have seen it, too.
+        if has_expired(&state) {
+            state.compile_or_break(tenant, now);
         }
     }
 }
@@ -223,23 +242,31 @@ impl State {
         Ok(())
     }
 
+    fn compile_or_break_all(&mut self, now: Timestamp) {
+        let tenants: Vec<TenantId> = self.written.tenants.keys().cloned().collect();
+        for tenant in tenants {
+            self.compile_or_break(&tenant, now);
+        }
+    }
+
     /// A tenant whose entries do not go with what is written keeps what it has, and ends nobody.
-    fn compile_or_break(&mut self, now: Timestamp) {
-        for tenant in self.written.tenants.keys() {
-            match compile(&self.written, tenant, &self.entries, now) {
-                Ok(compiled) => drop(self.tenants.insert(tenant.clone(), compiled)),
-                Err(bad) => {
-                    if let Some(kept) = self.tenants.get_mut(tenant) {
-                        kept.is_broken = true;
-                        kept.until = None;
-                    }
-                    tracing::error!(
-                        alarm = "directives_broken",
-                        tenant = %tenant,
-                        "what was decided at run time does not go with the configuration of tenant `{tenant}`, so nobody \
-                         is ended: {bad}"
-                    );
+    fn compile_or_break(&mut self, tenant: &TenantId, now: Timestamp) {
+        if !self.written.tenants.contains_key(tenant) {
+            return;
+        }
+        match compile(&self.written, tenant, &self.entries, now) {
+            Ok(compiled) => drop(self.tenants.insert(tenant.clone(), compiled)),
+            Err(bad) => {
+                if let Some(kept) = self.tenants.get_mut(tenant) {
+                    kept.is_broken = true;
+                    kept.until = None;
                 }
+                tracing::error!(
+                    alarm = "directives_broken",
+                    tenant = %tenant,
+                    "what was decided at run time does not go with the configuration of tenant `{tenant}`, so nobody is \
+                     ended: {bad}"
+                );
             }
         }
     }
@@ -289,7 +316,7 @@ fn policies<'a>(
     tenant: &TenantId,
     entries: impl Iterator<Item = &'a Entry>,
 ) -> Result<TenantPolicies, BadEntry> {
-    let mut default = written.default.clone();
+    let mut default = written.defaults.get(tenant).unwrap_or(&written.default).clone();
     let mut own = written.tenants.get(tenant).cloned().flatten();
     let (mut overrides, mut exemptions) = (Vec::new(), Vec::new());
     let mut keys = Vec::new();

@@ -26,10 +26,10 @@ use std::sync::Arc;
 use crate::model::{SessionId, TenantId, UserId};
 use crate::policy::{Mode, TenantPolicies};
 
-pub use self::budget::{Granted, Granter, Leave, NoLeave, Purse};
+pub use self::budget::{Granted, Granter, Leave, NoLeave, Purse, Unspent};
 pub use self::control::{ChangeError, Control};
 pub use self::entry::{BadEntry, Entry, What};
-pub use self::heard::Heard;
+pub use self::heard::{Heard, Questions};
 pub use self::live::LiveDirectives;
 pub use self::pingpong::{DeviceKey, Eviction, PingPong};
 

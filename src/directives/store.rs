@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::time::timeout;
 
-use super::entry::Entry;
+use super::entry::{BadEntry, Entry};
 use crate::model::TenantId;
 use crate::sqlite::{self, Format};
 
 const FORMAT: Format = Format { name: "directives", application_id: 0x536f_6c64, schema: SCHEMA, migrations: &[] };
 const FILE: &str = "directives.db";
-/// How long the disk may take; a change that is late may still be made, and shows in the list then.
+/// How long the disk may take; a change that is late is still made, and shows in the list then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Changes that are remembered; the oldest are forgotten first.
 const CHANGES_MAX: i64 = 100_000;
@@ -75,39 +75,38 @@ impl Store {
         Ok((Self { db: Arc::new(Mutex::new(db)) }, entries))
     }
 
-    /// Makes a change durable; its number is higher than that of every change before.
-    pub(super) async fn change(&self, change: Change) -> anyhow::Result<i64> {
+    /// Makes a change durable if `is_due`, then has it applied with its number, which is higher than that of every change
+    /// before. All of it happens in one turn, whether or not the caller still waits: what is in force and what is on disk
+    /// cannot drift apart.
+    pub(super) async fn change(
+        &self,
+        change: Change,
+        is_due: impl FnOnce() -> Result<bool, BadEntry> + Send + 'static,
+        apply: impl FnOnce(Change, i64) + Send + 'static,
+    ) -> anyhow::Result<Result<bool, BadEntry>> {
         self.write(move |db| {
-            let transaction = db.transaction()?;
-            let body = change.entry.as_ref().map(|entry| entry.to_json().to_string());
-            match &body {
-                Some(body) => {
-                    transaction.execute("REPLACE INTO entries (key, body) VALUES (?1, ?2)", [&change.key, body])?
-                }
-                None => transaction.execute("DELETE FROM entries WHERE key = ?1", [&change.key])?,
-            };
-            let at_ms = change.at.as_millisecond();
-            transaction.execute(
-                "INSERT INTO changes (at_ms, key, owner, reason, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![at_ms, change.key, change.owner, change.reason, body],
-            )?;
-            let number = transaction.last_insert_rowid();
-            transaction.execute("DELETE FROM changes WHERE seq <= ?1", [number.saturating_sub(CHANGES_MAX)])?;
-            transaction.commit()?;
-            Ok(number)
+            match is_due() {
+                Ok(true) => {}
+                not_due => return Ok(not_due),
+            }
+            let number = write_change(db, &change)?;
+            apply(change, number);
+            Ok(Ok(true))
         })
         .await
     }
 
-    /// Makes durable what was granted of a tenant's budget in one minute, and forgets minutes before `oldest`.
-    pub(super) async fn grant(&self, tenant: &TenantId, minute: i64, amount: u32, oldest: i64) -> anyhow::Result<()> {
+    /// Makes durable what was granted of a tenant's budget in some minutes, and forgets minutes before `oldest`.
+    pub(super) async fn grant(&self, tenant: &TenantId, counts: Vec<(i64, u32)>, oldest: i64) -> anyhow::Result<()> {
         let tenant = tenant.as_str().to_owned();
         self.write(move |db| {
             let transaction = db.transaction()?;
-            transaction.execute(
-                "REPLACE INTO grants (tenant, minute, amount) VALUES (?1, ?2, ?3)",
-                params![tenant, minute, amount],
-            )?;
+            for (minute, amount) in counts {
+                transaction.execute(
+                    "REPLACE INTO grants (tenant, minute, amount) VALUES (?1, ?2, ?3)",
+                    params![tenant, minute, amount],
+                )?;
+            }
             transaction.execute("DELETE FROM grants WHERE tenant = ?1 AND minute < ?2", params![tenant, oldest])?;
             transaction.commit()
         })
@@ -148,6 +147,24 @@ impl Store {
         let late = |_late| anyhow::anyhow!("the disk did not answer within {WRITE_TIMEOUT:?}");
         Ok(timeout(WRITE_TIMEOUT, writing).await.map_err(late)???)
     }
+}
+
+fn write_change(db: &mut Connection, change: &Change) -> rusqlite::Result<i64> {
+    let transaction = db.transaction()?;
+    let body = change.entry.as_ref().map(|entry| entry.to_json().to_string());
+    match &body {
+        Some(body) => transaction.execute("REPLACE INTO entries (key, body) VALUES (?1, ?2)", [&change.key, body])?,
+        None => transaction.execute("DELETE FROM entries WHERE key = ?1", [&change.key])?,
+    };
+    let at_ms = change.at.as_millisecond();
+    transaction.execute(
+        "INSERT INTO changes (at_ms, key, owner, reason, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![at_ms, change.key, change.owner, change.reason, body],
+    )?;
+    let number = transaction.last_insert_rowid();
+    transaction.execute("DELETE FROM changes WHERE seq <= ?1", [number.saturating_sub(CHANGES_MAX)])?;
+    transaction.commit()?;
+    Ok(number)
 }
 
 fn read_entries(db: &Connection) -> anyhow::Result<Vec<Entry>> {

@@ -16,6 +16,9 @@ pub(super) enum Told {
         to: String,
         ask: u64,
         amount: Option<u32>,
+        /// The minute that it counts in, by the deciding process's clock.
+        #[serde(default)]
+        minute: i64,
     },
 }
 
@@ -39,6 +42,9 @@ pub(super) enum Asked {
         ask: u64,
         tenant: String,
         unspent: u32,
+        /// The minute of the grant that it is left of.
+        #[serde(default)]
+        of_minute: i64,
     },
     /// It has just come, or has heard nothing for long.
     Snapshot,

@@ -25,6 +25,8 @@ use crate::model::{SessionId, TenantId, UserId};
 
 /// How long a command waits for the disk; a record that is late may still be written, which is harmless.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long counting over the whole file may take.
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long forgetting a user may take: the whole file is written anew.
 const FORGET_TIMEOUT: Duration = Duration::from_hours(1);
 /// Decisions that end nobody and wait to be written; further ones are not recorded.
@@ -197,6 +199,20 @@ impl SqliteLedger {
     /// The file cannot be read.
     pub async fn held_since(&self, tenant: &TenantId, since: Timestamp) -> Result<Vec<UserId>, LedgerError> {
         self.ask(|reply| Command::Held { tenant: tenant.clone(), since, reply }).await
+    }
+
+    /// The most sessions of a tenant that were ended within one hour. It reads the whole file, beside the writer.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn busiest_hour(&self, tenant: &TenantId) -> anyhow::Result<u64> {
+        let (path, tenant) = (self.path.clone(), tenant.clone());
+        let counted = tokio::task::spawn_blocking(move || {
+            super::held::busiest_hour(&read::connect(&path)?, &tenant).map_err(anyhow::Error::from)
+        });
+        timeout(READ_TIMEOUT, counted)
+            .await
+            .map_err(|_late| anyhow::anyhow!("the disk did not answer within {READ_TIMEOUT:?}"))??
     }
 
     /// Ends the thread after what was sent to it before.

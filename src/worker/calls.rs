@@ -53,18 +53,25 @@ impl Calls {
         Ok(view)
     }
 
-    /// A session that is gone after a try whose answer did not come was ended by that try, as far as anybody can know: so
-    /// it counts for the brakes.
-    pub(super) async fn revoke(&self, call: CallFor<'_>, token: &AccessToken) -> Result<Revoked, CallError> {
+    /// With whether the session may have been ended although the answer says otherwise: the answer of a try did not come.
+    ///
+    /// A session that is gone after such a try was ended by it, as far as anybody can know: so it counts for the brakes.
+    pub(super) async fn revoke(&self, call: CallFor<'_>, token: &AccessToken) -> (Result<Revoked, CallError>, bool) {
         let is_unsure = AtomicBool::new(false);
         let once = async || {
+            // A try that is given up in the middle leaves it so.
+            let was_unsure = is_unsure.swap(true, Ordering::Relaxed);
             let answer = self.provider.revoke(token).await;
-            is_unsure.fetch_or(matches!(answer, Err(ProviderError::Unavailable(_))), Ordering::Relaxed);
+            let is_lost = matches!(answer, Err(ProviderError::Unavailable(_)));
+            is_unsure.store(was_unsure || is_lost, Ordering::Relaxed);
             answer
         };
-        match self.tried("revoke", call, once).await? {
-            Revoked::AlreadyGone if is_unsure.into_inner() => Ok(Revoked::Done),
-            revoked => Ok(revoked),
+        let answer = self.tried("revoke", call, once).await;
+        let is_unsure = is_unsure.into_inner();
+        match answer {
+            Ok(Revoked::AlreadyGone) if is_unsure => (Ok(Revoked::Done), false),
+            Ok(revoked) => (Ok(revoked), false),
+            Err(error) => (Err(error), is_unsure),
         }
     }
 

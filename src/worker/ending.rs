@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::calls::{CallError, CallFor, worst};
 use super::evictions::eviction_of;
@@ -81,8 +81,8 @@ impl TenantEnforcer {
                     }
                 }
             }
-            let revoked = self.calls.revoke(call, &session.token).await;
-            settle(leave, &revoked);
+            let (revoked, is_unsure) = self.calls.revoke(call, &session.token).await;
+            settle(leave, &revoked, is_unsure);
             let ended = match revoked {
                 Ok(Revoked::Done) => Ended::Revoked,
                 Ok(Revoked::AlreadyGone) => Ended::AlreadyGone,
@@ -109,8 +109,15 @@ impl TenantEnforcer {
         Ok(ending)
     }
 
+    /// `None`: nobody has to pay.
     async fn leave(&self, cause: Cause<'_>, session: TokenDigest) -> Result<Option<Leave<'_>>, NoLeave> {
-        if cause.is_paid { self.brakes.purse.take(&self.tenant, session).await.map(Some) } else { Ok(None) }
+        if !cause.is_paid {
+            return Ok(None);
+        }
+        let asked = timeout_at(cause.deadline, self.brakes.purse.take(&self.tenant, session)).await;
+        asked
+            .unwrap_or_else(|_late| Err(NoLeave::Unreachable(anyhow::anyhow!("no answer within the step's deadline"))))
+            .map(Some)
     }
 
     /// Whether the other sessions are not worth a try now: it is not this session that the failure is about.
@@ -174,12 +181,11 @@ fn device_key(session: &Session) -> DeviceKey {
     DeviceKey::of(words.map(|word| word.as_deref()), device.ip.as_deref())
 }
 
-fn settle(leave: Option<Leave<'_>>, revoked: &Result<Revoked, CallError>) {
+fn settle(leave: Option<Leave<'_>>, revoked: &Result<Revoked, CallError>, is_unsure: bool) {
     let Some(leave) = leave else { return };
     match revoked {
         Ok(Revoked::Done) => leave.spent(),
-        // The answer may be all that was lost.
-        Err(CallError::Provider(ProviderError::Unavailable(_))) => leave.unsure(),
+        Err(_) if is_unsure => leave.unsure(),
         Ok(Revoked::AlreadyGone) | Err(_) => leave.unspent(),
     }
 }

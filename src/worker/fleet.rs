@@ -174,6 +174,11 @@ impl Fleet {
         self.others.insert(instance, Member { roles, heard: now, counts_us, is_counted });
     }
 
+    /// Whether this is a heartbeat of another process that decides, as we do.
+    pub fn heard_another_control(&self, heartbeat: &Heartbeat) -> bool {
+        self.roles.control && heartbeat.roles.control && heartbeat.instance != self.us
+    }
+
     /// Our part of every tenant's rate, to be used from now on. It is to be asked after every heartbeat that was heard,
     /// and before each that is sent.
     pub fn share(&mut self, now: Instant) -> Share {

@@ -10,6 +10,9 @@ use crate::config::{GuardAction, GuardConfig};
 use crate::directives::{Control, Eviction, PingPong, Purse};
 use crate::model::{TenantId, UserId};
 
+/// How long a worker holds a user whom the control process does not speak of.
+const HOLD_ALONE_MAX: Duration = Duration::from_mins(2);
+
 /// What holds enforcement back when something goes wrong.
 #[derive(Clone)]
 pub struct Brakes {
@@ -47,6 +50,10 @@ impl Guard {
 
     /// Whether evictions of this user pause; `is_contended` is what the directives say.
     pub(super) fn holds(&self, user: &UserId, is_contended: bool) -> bool {
+        if is_contended {
+            // From now on the directives say how long.
+            self.release(user);
+        }
         self.config.action == GuardAction::Hold && (is_contended || self.holds_here(user))
     }
 
@@ -94,7 +101,11 @@ impl Guard {
              An account that two people share shows so; see `soloist why {user}`"
         );
         if action == GuardAction::Hold {
-            lock(&self.holds).insert(user.clone(), Instant::now() + hold_for);
+            // Where another process decides, it says so within moments, and from then on it is the one that lets go.
+            let here = if self.control.is_some() { hold_for } else { hold_for.min(HOLD_ALONE_MAX) };
+            let mut holds = lock(&self.holds);
+            holds.retain(|_, until| Instant::now() < *until);
+            holds.insert(user.clone(), Instant::now() + here);
         }
         if let Some(control) = &self.control
             && let Err(error) = control.contend(tenant, user, hold_for).await

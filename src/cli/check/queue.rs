@@ -9,19 +9,26 @@ use crate::cli::output::{counted, list, number, text};
 use crate::config::Config;
 
 const ABOUT: &str = "queue";
+/// A budget is so many times the busiest hour on record, and at least so many sessions.
+const BUDGET_ROOM: u64 = 3;
+const BUDGET_MIN: u64 = 100;
 /// What to do where LoginRadius' Restrict Login Sharing is on.
 pub(super) const LIMITERS: &str = "it refuses new logins where Soloist ends old ones: turn Restrict Login Sharing off there, or set mode = \"off\" here";
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     match status(config).await {
-        Ok((whose, status)) => findings(whose, &status),
+        Ok((whose, status, budget)) => {
+            let mut findings = findings(whose, &status);
+            findings.extend(list(&budget, "budget").iter().filter_map(of_budget));
+            findings
+        }
         Err(error) => {
             vec![Finding::problem(ABOUT, format!("{error:#}"), "do what the message says, then check again")]
         }
     }
 }
 
-async fn status(config: &Config) -> anyhow::Result<(&'static str, Value)> {
+async fn status(config: &Config) -> anyhow::Result<(&'static str, Value, Value)> {
     let admin = AdminClient::open(config, Access::Read).await?;
     let whose = match &admin {
         AdminClient::Running { .. } => "of the running instance",
@@ -29,8 +36,36 @@ async fn status(config: &Config) -> anyhow::Result<(&'static str, Value)> {
         AdminClient::Local { .. } => "free, no instance runs",
     };
     let status = admin.ask(Ask::new(Method::GET, ["status"])).await;
+    // A process that does not decide knows of no budget.
+    let budget = admin.ask(Ask::new(Method::GET, ["budget"])).await.unwrap_or_default();
     admin.close().await?;
-    Ok((whose, status?))
+    Ok((whose, status?, budget))
+}
+
+/// Whether a mistake would be stopped, and by which number.
+fn of_budget(budget: &Value) -> Option<Finding> {
+    const ABOUT: &str = "budget";
+    let (tenant, busiest) = (text(budget, "tenant"), number(budget, "busiest_hour"));
+    let proposed = busiest.saturating_mul(BUDGET_ROOM).max(BUDGET_MIN);
+    if budget.get("stopped").and_then(Value::as_bool) == Some(true) {
+        let remedy = "see `soloist why` whether the evictions were right, then run `soloist resume`";
+        return Some(Finding::problem(ABOUT, format!("of tenant {tenant} is used up: it is only observed"), remedy));
+    }
+    match budget.get("revocations").and_then(Value::as_u64) {
+        None => Some(Finding::warning(
+            ABOUT,
+            format!(
+                "none: nothing stops tenant {tenant} from ending any number of sessions; the busiest hour on record had {busiest}"
+            ),
+            format!("set budget.revocations = {proposed}, or what your busiest hour needs"),
+        )),
+        Some(limit) if limit < busiest => Some(Finding::warning(
+            ABOUT,
+            format!("{limit} an hour is less than tenant {tenant} once needed ({busiest})"),
+            format!("set budget.revocations = {proposed}, unless that hour was a mistake"),
+        )),
+        Some(_) => None,
+    }
 }
 
 fn findings(whose: &str, status: &Value) -> Vec<Finding> {

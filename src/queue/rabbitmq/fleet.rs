@@ -120,8 +120,12 @@ async fn send(exchange: Exchange, link: &Link, announcements: &dyn Announcements
     let late = |_late| Trouble::timed_out("sending an announcement");
     let channel = timeout(SET_UP_TIMEOUT, connection.create_channel()).await.map_err(late)??;
     loop {
-        let body = announcements.next().await;
         link.until_usable().await;
+        let body = announcements.next().await;
+        // What was to be said before an alarm of the broker may be wrong after it.
+        if !link.is_usable() {
+            continue;
+        }
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
         let sent = channel.basic_publish(exchange.name().into(), "".into(), options, &body, properties);
         drop(timeout(SET_UP_TIMEOUT, sent).await.map_err(late)??);

@@ -1,6 +1,7 @@
 //! The runbook and the rules that call somebody: a section for each alarm, and nothing in them that does not exist.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use soloist::config::options;
 
@@ -125,7 +126,7 @@ async fn what_the_runbook_names_exists() {
             )
             .await;
         } else if code.contains('.') && code.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c)) {
-            let is_file = [".db", ".key"].iter().any(|ending| code.ends_with(ending));
+            let is_file = Path::new(&code).extension().is_some_and(|extension| extension == "db" || extension == "key");
             let is_known = options().iter().any(|option| option.path == code) || crate::deploy::is_on_the_broker(&code);
             assert!(is_file || is_known, "{code}");
         } else if code.chars().all(|c| c.is_ascii_lowercase() || c == '_') && code.contains('_') {

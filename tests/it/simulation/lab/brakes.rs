@@ -41,7 +41,7 @@ impl Deciding {
             return;
         }
         let tenants = BTreeMap::from([(world.tenant.clone(), None)]);
-        let written = WrittenPolicies { default: table(plan), tenants, has_budget: true };
+        let written = WrittenPolicies { default: table(plan), tenants, has_budget: true, ..WrittenPolicies::default() };
         let budget = plan.budget.and_then(NonZeroU32::new).map_or(Revocations::Unlimited, Revocations::AtMost);
         let control = Control::open(&self.folder, written, budget, world.clock, Metrics::new()).unwrap();
         *self.control.lock().unwrap() = Some(Arc::new(control));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use soloist::directives::{Directive, Directives, Granted, Granter, NoLeave, Stale};
+use soloist::directives::{Directive, Directives, Granted, Granter, NoLeave, Stale, Unspent};
 use soloist::ledger::{Intent, IntentId, Ledger, LedgerError, Outcome, Seen};
 use soloist::model::{AccessToken, Lane, LoginEvent, Reason, TenantId, TokenDigest, UserId, UserTraits, View};
 use soloist::policy::written;
@@ -216,11 +216,11 @@ pub(crate) struct OwnBudget(pub(crate) AtomicU32);
 
 #[async_trait]
 impl Granter for OwnBudget {
-    async fn grant(&self, _: &TenantId, unspent: u32) -> Result<Granted, NoLeave> {
-        self.0.fetch_add(unspent, Ordering::Relaxed);
+    async fn grant(&self, _: &TenantId, unspent: Unspent) -> Result<Granted, NoLeave> {
+        self.0.fetch_add(unspent.amount, Ordering::Relaxed);
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         left.map_err(|_none| NoLeave::Exhausted)?;
-        Ok(Granted { amount: 1, valid_for: Duration::from_mins(1) })
+        Ok(Granted { amount: 1, minute: 0, valid_for: Duration::from_mins(1) })
     }
 }
 
