@@ -6,7 +6,7 @@ use serde_json::Value;
 use soloist::config::options;
 
 use super::{Block, blocks, codes, parts, root};
-use crate::cli::{Running, Soloist};
+use crate::cli::{Ended, Running, Soloist};
 use crate::support::soon;
 
 const WALK: &str = "One login, step by step";
@@ -14,7 +14,7 @@ const WALK: &str = "One login, step by step";
 const BUILDING: [&str; 3] = ["tests/run", "cargo build --release", "cargo install --path . --locked"];
 
 /// The words of a shell line, quotes taken off; what stands behind a # is a comment.
-fn words(line: &str) -> Vec<String> {
+pub(super) fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
     for c in line.chars().chain([' ']) {
         match (c, quote) {
@@ -133,7 +133,7 @@ fn lasting(text: &str) -> Vec<String> {
 }
 
 /// The walk's stage: what its lines started, on free ports instead of the usual ones.
-struct Walk {
+pub(super) struct Walk {
     soloist: Soloist,
     sandbox: Option<(Running, String)>,
     serve: Option<(Running, String, String)>,
@@ -141,7 +141,21 @@ struct Walk {
 }
 
 impl Walk {
-    async fn start_sandbox(&mut self, webhook: &str) {
+    pub(super) fn new() -> Self {
+        let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().build().unwrap();
+        Self { soloist: Soloist::bare(), sandbox: None, serve: None, client }
+    }
+
+    pub(super) fn set(&mut self, option: &str, value: &str) {
+        self.soloist.set(option, value);
+    }
+
+    /// Writes a file into the folder that all commands run in.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.soloist.folder().join(name), text).unwrap();
+    }
+
+    pub(super) async fn start_sandbox(&mut self, webhook: &str) {
         // So precisely told that no two logins are at one instant: the third stays, as shown.
         let here = ["--listen", "127.0.0.1:0", "--login-date", "ticks"];
         let args = [&["sandbox", "--webhook", webhook], &here[..]].concat();
@@ -151,7 +165,7 @@ impl Walk {
         self.sandbox = Some((sandbox, url));
     }
 
-    async fn start_serve(&mut self) {
+    pub(super) async fn start_serve(&mut self) {
         self.soloist.set("WEBHOOK__LISTEN", "127.0.0.1:0");
         self.soloist.set("ADMIN__LISTEN", "127.0.0.1:0");
         let mut serve = self.soloist.start(&["serve"]);
@@ -164,10 +178,17 @@ impl Walk {
         self.serve = Some((serve, public, private));
     }
 
-    async fn run(&self, args: &[&str]) -> String {
+    /// Runs a command that has to succeed; its output.
+    pub(super) async fn run(&self, args: &[&str]) -> String {
+        let ended = self.try_run(args).await;
+        assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
+        ended.out
+    }
+
+    pub(super) async fn try_run(&self, args: &[&str]) -> Ended {
         let (_, sandbox) = self.sandbox.as_ref().unwrap();
         let to: &[&str] = if args[0] == "sandbox" { &["--url", sandbox] } else { &[] };
-        self.soloist.done(&[args, to].concat()).await
+        self.soloist.run(&[args, to].concat()).await
     }
 
     /// Runs a command until it prints what is shown, as it does at the pace of a reader.
@@ -201,8 +222,7 @@ impl Walk {
 
 #[tokio::test]
 async fn the_walk_goes_as_shown() {
-    let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().build().unwrap();
-    let mut walk = Walk { soloist: Soloist::bare(), sandbox: None, serve: None, client };
+    let mut walk = Walk::new();
     let blocks: Vec<Block> = parts().0.into_iter().filter(|block| block.section == WALK).collect();
     for (n, block) in blocks.iter().enumerate() {
         let shown = blocks.get(n + 1).filter(|next| next.language == "text").map(|next| next.lines.join("\n"));
