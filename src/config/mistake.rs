@@ -72,9 +72,15 @@ pub(super) fn shown(value: &Value) -> String {
 /// The known name that a misspelt one most likely meant.
 pub(super) fn nearest<'a>(misspelt: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
-    let score = |name: &str| if last(name) == last(misspelt) { 1 } else { edits(misspelt, name) };
+    let (near_enough, letters) = (2.max(misspelt.len() / 5), misspelt.chars().count());
+    let score = |name: &str| match name.chars().count().abs_diff(letters) {
+        _ if last(name) == last(misspelt) => 1,
+        // Each letter more or less is an edit: a name of any length is compared with few, and quickly.
+        apart if apart > near_enough => usize::MAX,
+        _ => edits(misspelt, name),
+    };
     let (edits, name) = known.map(|name| (score(name), name)).min_by_key(|(edits, _)| *edits)?;
-    (edits <= 2.max(misspelt.len() / 5)).then_some(name)
+    (edits <= near_enough).then_some(name)
 }
 
 /// Levenshtein's distance: letters to add, drop or change.
@@ -119,5 +125,6 @@ mod tests {
         assert_eq!(nearest("webhook_listen"), Some("webhook.listen"));
         assert_eq!(nearest("server.listen"), Some("webhook.listen"));
         assert_eq!(nearest("colour"), None);
+        assert_eq!(nearest(&"a".repeat(1 << 22)), None, "after no time that anybody notices");
     }
 }
