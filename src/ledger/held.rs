@@ -42,12 +42,16 @@ pub(super) fn ends(db: &Connection, tenant: &TenantId, since: Timestamp) -> rusq
     Ok(rows.into_iter().filter_map(|(uid, shown)| Some((UserId::parse(&uid).ok()?, shown))).collect())
 }
 
-/// The most sessions of a tenant that were ended within one hour of the clock; 0 without any.
+/// The most sessions of a tenant that were ended within one hour of the clock, or users of whom something was held back
+/// in one; 0 without any.
 pub(super) fn busiest_hour(db: &Connection, tenant: &TenantId) -> rusqlite::Result<u64> {
     db.query_row(
-        "SELECT ifnull(max(ended), 0) FROM (
-             SELECT sum(json_array_length(outcomes)) AS ended FROM decisions
-             WHERE tenant = ?1 AND executed AND outcomes IS NOT NULL GROUP BY decided_at_ms / 3600000)",
+        "SELECT ifnull(max(number), 0) FROM (
+             SELECT sum(json_array_length(outcomes)) AS number FROM decisions
+             WHERE tenant = ?1 AND executed AND outcomes IS NOT NULL GROUP BY decided_at_ms / 3600000
+             UNION ALL
+             SELECT count(DISTINCT uid) FROM decisions
+             WHERE tenant = ?1 AND held IS NOT NULL GROUP BY decided_at_ms / 3600000)",
         [tenant.as_str()],
         |row| row.get(0),
     )

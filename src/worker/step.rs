@@ -228,7 +228,16 @@ impl TenantEnforcer {
         let directive = self.directives.current(&self.tenant, call.user);
         let is_stale = !directive.as_ref().is_ok_and(|directive| directive.is_current);
         let of_tenant = labels([("tenant", self.tenant.as_str())]);
-        self.metrics.directives_stale.get_or_create(&of_tenant).set(i64::from(is_stale));
+        let was_stale = self.metrics.directives_stale.get_or_create(&of_tenant).set(i64::from(is_stale)) != 0;
+        if is_stale && !was_stale {
+            tracing::error!(
+                alarm = "directives_stale",
+                tenant = %self.tenant,
+                "what was decided at run time is too old to end a session of tenant `{}` by: see whether the control \
+                 process runs and can be heard",
+                self.tenant
+            );
+        }
         let directive = directive.map_err(StepError::Directives)?;
         let now = self.clock.now();
         let resolution = match directive.policies.resolve(call.user, None, now) {
