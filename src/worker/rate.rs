@@ -12,15 +12,20 @@ use super::fleet::Share;
 use crate::config::Rate;
 use crate::model::Lane;
 
-/// What a call is for. Revocations of a started step go before new listings, logins before background.
+/// What a call is for. Revocations go first; logins before background; and in each lane what a step has begun before
+/// what begins one: else many steps would share a low rate until the deadline of them all passes, and none would end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallClass {
     Revocation,
+    StartedLogins,
     Logins,
+    StartedBackground,
     Background,
 }
 
 impl CallClass {
+    const COUNT: usize = 5;
+
     pub(super) fn of(lane: Lane) -> Self {
         match lane {
             Lane::Logins => Self::Logins,
@@ -28,12 +33,27 @@ impl CallClass {
         }
     }
 
+    /// The same for the further calls of a step.
+    pub(super) fn started(self) -> Self {
+        match self {
+            Self::Logins => Self::StartedLogins,
+            Self::Background => Self::StartedBackground,
+            started => started,
+        }
+    }
+
     fn index(self) -> usize {
         match self {
             Self::Revocation => 0,
-            Self::Logins => 1,
-            Self::Background => 2,
+            Self::StartedLogins => 1,
+            Self::Logins => 2,
+            Self::StartedBackground => 3,
+            Self::Background => 4,
         }
+    }
+
+    fn is_background(self) -> bool {
+        matches!(self, Self::StartedBackground | Self::Background)
     }
 }
 
@@ -44,8 +64,8 @@ const BACKGROUND_EVERY: u32 = 10;
 pub(super) struct RateGate {
     /// `None`: calls are not limited.
     allowance: Option<Mutex<Allowance>>,
-    heads: [tokio::sync::Mutex<()>; 3],
-    waiting: [AtomicUsize; 3],
+    heads: [tokio::sync::Mutex<()>; CallClass::COUNT],
+    waiting: [AtomicUsize; CallClass::COUNT],
     since_background: AtomicU32,
     closed_until: Mutex<Option<Instant>>,
     changed: Notify,
@@ -119,9 +139,10 @@ impl RateGate {
                 return turn;
             }
         }
-        match class {
-            CallClass::Background => self.since_background.store(0, Ordering::Relaxed),
-            _ => drop(self.since_background.fetch_add(1, Ordering::Relaxed)),
+        if class.is_background() {
+            self.since_background.store(0, Ordering::Relaxed);
+        } else {
+            self.since_background.fetch_add(1, Ordering::Relaxed);
         }
         Turn::Now
     }
@@ -132,13 +153,19 @@ impl RateGate {
     }
 
     fn is_first(&self, class: CallClass) -> bool {
-        let nobody = |class: CallClass| self.waiting.get(class.index()).is_none_or(|w| w.load(Ordering::SeqCst) == 0);
+        use CallClass::{Background, Logins, Revocation, StartedBackground, StartedLogins};
+        let nobody = |of: &[CallClass]| {
+            of.iter().all(|class| self.waiting.get(class.index()).is_none_or(|w| w.load(Ordering::SeqCst) == 0))
+        };
         let background_is_due = self.since_background.load(Ordering::Relaxed) + 1 >= BACKGROUND_EVERY;
+        let may_be_background = background_is_due || nobody(&[Revocation, StartedLogins, Logins]);
         match class {
-            CallClass::Background => background_is_due || (nobody(CallClass::Revocation) && nobody(CallClass::Logins)),
-            _ if background_is_due && !nobody(CallClass::Background) => false,
-            CallClass::Logins => nobody(CallClass::Revocation),
-            CallClass::Revocation => true,
+            Background => may_be_background && nobody(&[StartedBackground]),
+            StartedBackground => may_be_background,
+            _ if background_is_due && !nobody(&[StartedBackground, Background]) => false,
+            Logins => nobody(&[Revocation, StartedLogins]),
+            StartedLogins => nobody(&[Revocation]),
+            Revocation => true,
         }
     }
 }
@@ -235,6 +262,18 @@ mod tests {
         let passed = passes(&gate, calls).await;
         let early = passed.iter().take(22).filter(|(class, _)| *class == CallClass::Revocation).count();
         assert!(early >= 20, "{early} of 20 revocations among the first 22 calls");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_begun_goes_before_what_begins_in_both_lanes() {
+        for lane in Lane::ALL {
+            let gate = gate(10);
+            let mut calls = vec![CallClass::of(lane); 50];
+            calls.extend(vec![CallClass::of(lane).started(); 20]);
+            let passed = passes(&gate, calls).await;
+            let early = passed.iter().take(22).filter(|(class, _)| *class == CallClass::of(lane).started()).count();
+            assert!(early >= 20, "{early} of 20 among the first 22 calls of {lane:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -126,8 +126,8 @@ impl Enforcer for TenantEnforcer {
 
     async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError> {
         let deadline = Instant::now() + self.config.step_deadline;
-        let call = CallFor { user, class: CallClass::Logins, deadline };
-        let ruling = self.resolve(call).await?;
+        let mut call = CallFor { user, class: CallClass::Logins, deadline };
+        let ruling = self.resolve(&mut call).await?;
         let view = self.calls.list(call).await?;
         let mut decision = self.decide(&view, &ruling, user);
         for verdict in &mut decision.verdicts {
@@ -149,8 +149,8 @@ impl Enforcer for TenantEnforcer {
 impl TenantEnforcer {
     async fn look(&self, look: &Look, eviction: &mut Option<Eviction>) -> Result<Evaluation, StepError> {
         let deadline = Instant::now() + self.config.step_deadline;
-        let call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
-        let ruling = self.resolve(call).await?;
+        let mut call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
+        let ruling = self.resolve(&mut call).await?;
         let Ruling { resolution, directive } = &ruling;
         let mut evaluation =
             Evaluation { decision: None, view: View::default(), devices: 0, outcomes: Vec::new(), again: None };
@@ -163,6 +163,7 @@ impl TenantEnforcer {
             // The disk has written what came of the last revocations before the provider has listed what is left.
             let (view, ()) = tokio::join!(self.calls.list(call), self.close(look, ends.take()));
             let view = view?;
+            call.class = call.class.started();
             let decision = self.decide(&view, &ruling, &look.user);
             let held = self.held(directive, resolution, look);
             let executed = held.is_none() && !look.dry_run;
@@ -224,7 +225,8 @@ impl TenantEnforcer {
         self.guard.release(user);
     }
 
-    async fn resolve(&self, call: CallFor<'_>) -> Result<Ruling, StepError> {
+    /// Where that takes a call, the step has begun with it.
+    async fn resolve(&self, call: &mut CallFor<'_>) -> Result<Ruling, StepError> {
         let directive = self.directives.current(&self.tenant, call.user);
         let is_stale = !directive.as_ref().is_ok_and(|directive| directive.is_current);
         let of_tenant = labels([("tenant", self.tenant.as_str())]);
@@ -243,7 +245,8 @@ impl TenantEnforcer {
         let resolution = match directive.policies.resolve(call.user, None, now) {
             Ok(resolution) => resolution,
             Err(_needed) => {
-                let traits = self.calls.traits(call).await?;
+                let traits = self.calls.traits(*call).await?;
+                call.class = call.class.started();
                 let resolved = directive.policies.resolve(call.user, Some(&traits), now);
                 resolved.map_err(|needed| StepError::Provider(ProviderError::Unavailable(needed.into())))?
             }

@@ -52,22 +52,25 @@ fn wanted(args: &[String]) -> Option<Wanted> {
 #[expect(clippy::disallowed_methods, reason = "the real time that a long run takes")]
 fn seeds(first: u64, many: u64) -> ExitCode {
     let began = Instant::now();
-    let progress = |done: u64| {
+    for (case, wrong) in failures() {
+        println!("{case}: {wrong:?}");
+    }
+    let sum = run_all(first..first + many, |done, failed| {
+        if let Some((seed, violations)) = failed {
+            println!("seed {seed} fails:");
+            violations.iter().for_each(|violation| println!("  {}: {}", violation.property, violation.text));
+        }
         if done.is_multiple_of(SHOWN_EVERY) {
             eprint!("\r{done} of {many} seeds, {:.0} s", began.elapsed().as_secs_f64());
             std::io::stderr().flush().ok();
         }
-    };
-    for (case, wrong) in failures() {
-        println!("{case}: {wrong:?}");
-    }
-    let sum = run_all(first..first + many, progress);
+    });
     if many >= SHOWN_EVERY {
         eprintln!();
     }
     println!("simulation: {}; {:.0} s", sum.counts, began.elapsed().as_secs_f64());
     for (seed, violation) in &sum.failures {
-        println!("seed {seed} fails; making its plan smaller");
+        println!("making the plan of seed {seed} smaller");
         println!("{}", explained(*seed, violation));
     }
     if sum.counts.violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -17,7 +17,7 @@ fn seeds() -> u64 {
 
 #[test]
 fn every_promise_holds_whatever_races_lags_fails_and_dies() {
-    let sum = run_all(0..seeds(), |_| ());
+    let sum = run_all(0..seeds(), |_, _| ());
     report::add("simulation", &format!("simulation: {}", sum.counts));
     let failures: String = sum.failures.iter().map(|(seed, violation)| explained(*seed, violation)).collect();
     assert_eq!(sum.counts.violations, 0, "{failures}");

@@ -23,8 +23,8 @@ pub(crate) struct Sum {
     pub(crate) failures: Vec<(u64, Violation)>,
 }
 
-/// Runs every seed; `progress` is told how many are done.
-pub(crate) fn run_all(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> Sum {
+/// Runs every seed; `progress` is told how many are done, and at once of each that fails and all that did not hold.
+pub(crate) fn run_all(seeds: Range<u64>, progress: impl Fn(u64, Option<(u64, &[Violation])>) + Sync) -> Sum {
     let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let sum = Mutex::new(Sum { counts: Counts::default(), failures: Vec::new() });
     let work = || {
@@ -34,12 +34,12 @@ pub(crate) fn run_all(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> Sum {
                 return;
             }
             let outcome = run(&generate::plan(seed), None);
+            let failed = (!outcome.violations.is_empty()).then_some((seed, &*outcome.violations));
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, failed);
             let mut sum = sum.lock().unwrap();
             sum.counts += outcome.counts;
             let failure = outcome.violations.into_iter().next().filter(|_| sum.failures.len() < FAILURES_MAX);
             sum.failures.extend(failure.map(|violation| (seed, violation)));
-            drop(sum);
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
         }
     };
     thread::scope(|scope| {
