@@ -58,7 +58,9 @@ fn seeds(first: u64, many: u64) -> ExitCode {
     let sum = run_all(first..first + many, |done, failed| {
         if let Some((seed, violations)) = failed {
             println!("seed {seed} fails:");
-            violations.iter().for_each(|violation| println!("  {}: {}", violation.property, violation.text));
+            for violation in violations {
+                println!("  {}: {}", violation.property, violation.text);
+            }
         }
         if done.is_multiple_of(SHOWN_EVERY) {
             eprint!("\r{done} of {many} seeds, {:.0} s", began.elapsed().as_secs_f64());

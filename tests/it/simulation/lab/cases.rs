@@ -1,6 +1,7 @@
-//! Small plans by hand: what the program once did wrong.
+//! What the program once did wrong: small plans by hand, and one that was found by chance and stays as it is.
 
 use super::counts::Violation;
+use super::generate;
 use super::plan::{Act, Cut, Event, Fault, FaultKind, Habits, Plan, Rules, Standing, What};
 use super::run::run;
 
@@ -26,6 +27,7 @@ fn all() -> Vec<(&'static str, Plan)> {
             let lost = Fault { percent: 50, ..fault(0, 100_000, FaultKind::AnswerLost) };
             Plan { budget: Some(1), faults: vec![lost], ..plan(&logins) }
         }),
+        ("looks that share a low rate end one after the other, and not never", generate::plan(502_578)),
     ]
 }
 
