@@ -29,9 +29,7 @@ pub use self::admin_key::read as read_admin_key;
 pub use self::core::Core;
 use self::core::Purpose;
 pub use self::inside::{Inside, Waiting};
-pub use self::offline::{
-    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, prober, user_name,
-};
+pub use self::offline::{BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, prober};
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
 pub use self::roles::Roles;

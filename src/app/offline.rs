@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::loginradius;
 use crate::clock::Clock;
-use crate::config::{self, Config, LoginRadiusSection};
+use crate::config::{Config, LoginRadiusSection};
 use crate::model::{SessionId, TenantId, UserId, View};
 use crate::policy::{self, Decision, Marks, Subject, written};
 use crate::probe::Prober;
@@ -118,11 +118,6 @@ pub async fn probe_broker(config: &Config, duties: &[BrokerDuty]) -> Result<Stri
 /// The wall clock, for commands: they start, so they may read it.
 pub fn now() -> Timestamp {
     Clock::start().now()
-}
-
-/// The user of this shell, to be named with what they change; `admin` where that is not known.
-pub fn user_name() -> String {
-    config::user_name().unwrap_or_else(|| "admin".to_owned())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use super::admin::{Access, AdminClient, Ask};
 use super::output::{self, counted, list, number, text};
 use super::{Source, Usage};
 use crate::app;
+use crate::config;
 
 /// Who says so, and why. It is kept with the change.
 #[derive(Args)]
@@ -164,7 +165,7 @@ pub(super) struct ResumeArgs {
 
 impl Word {
     fn owner(&self) -> String {
-        self.owner.clone().unwrap_or_else(app::user_name)
+        self.owner.clone().or_else(config::user_name).unwrap_or_else(|| "admin".to_owned())
     }
 
     fn json(&self) -> Value {
@@ -309,13 +310,13 @@ pub(super) async fn resume(args: ResumeArgs, source: Source) -> anyhow::Result<E
 fn pairs(written: &[String]) -> Result<Map<String, Value>, Usage> {
     let pair = |pair: &String| {
         let (key, value) = pair.split_once('=').ok_or_else(|| Usage(format!("`{pair}` must be KEY=VALUE")))?;
-        let read = crate::config::toml_value(value).unwrap_or_else(|| value.into());
+        let read = config::toml_value(value).unwrap_or_else(|| value.into());
         Ok((key.trim().to_owned(), read))
     };
     written.iter().map(pair).collect()
 }
 
 fn duration(raw: &str) -> Result<Duration, String> {
-    let read = crate::config::duration(raw).filter(|for_| !for_.is_zero());
+    let read = config::duration(raw).filter(|for_| !for_.is_zero());
     read.ok_or_else(|| "must be a duration such as 30m, 2h or 30d".to_owned())
 }
