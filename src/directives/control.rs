@@ -177,7 +177,7 @@ impl Control {
         let mut windows = self.windows.lock().await;
         self.store.forget_grants(tenant).await.map_err(ChangeError::Unavailable)?;
         windows.remove(tenant);
-        self.remove(&brake(tenant, self.clock.now()).key(), owner, reason).await
+        self.remove(&What::Brake.key(tenant), owner, reason).await
     }
 
     /// Marks a user whose devices end each other for ever; for how long.
@@ -267,7 +267,7 @@ impl Control {
 
     /// When a tenant was stopped because its budget was used up, if it is.
     pub fn stopped_at(&self, tenant: &TenantId) -> Option<Timestamp> {
-        self.live.entry(&brake(tenant, Timestamp::UNIX_EPOCH).key()).map(|entry| entry.made_at)
+        self.live.entry(&What::Brake.key(tenant)).map(|entry| entry.made_at)
     }
 
     /// Whether a tenant is only observed because its budget is used up.
@@ -277,7 +277,7 @@ impl Control {
 
     /// Whether the guard has found this user.
     pub fn is_contended(&self, tenant: &TenantId, user: &UserId) -> bool {
-        self.live.entry(&format!("contended/{tenant}/{user}")).is_some()
+        self.live.entry(&What::Contended { user: user.clone() }.key(tenant)).is_some()
     }
 
     /// How many sessions of each tenant may be ended within an hour; `None`: as many as there are.

@@ -29,6 +29,21 @@ pub enum What {
     Brake,
 }
 
+impl What {
+    /// The name of the entry that says this of a tenant.
+    pub fn key(&self, tenant: &TenantId) -> String {
+        match self {
+            Self::Mode(_) => format!("mode/{tenant}"),
+            Self::Canary(_) => format!("canary/{tenant}"),
+            Self::Override { user, .. } => format!("override/{tenant}/{user}"),
+            Self::Exemption { who } => format!("exemption/{tenant}/{}", named(who)),
+            Self::Pin { user, session } => format!("pin/{tenant}/{user}/{session}"),
+            Self::Contended { user } => format!("contended/{tenant}/{user}"),
+            Self::Brake => format!("brake/{tenant}"),
+        }
+    }
+}
+
 /// A decision of a person or a brake that every worker obeys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -49,16 +64,7 @@ pub struct BadEntry(pub String);
 impl Entry {
     /// Names what it is about; a later entry of the same name takes its place.
     pub fn key(&self) -> String {
-        let tenant = &self.tenant;
-        match &self.what {
-            What::Mode(_) => format!("mode/{tenant}"),
-            What::Canary(_) => format!("canary/{tenant}"),
-            What::Override { user, .. } => format!("override/{tenant}/{user}"),
-            What::Exemption { who } => format!("exemption/{tenant}/{}", named(who)),
-            What::Pin { user, session } => format!("pin/{tenant}/{user}/{session}"),
-            What::Contended { user } => format!("contended/{tenant}/{user}"),
-            What::Brake => format!("brake/{tenant}"),
-        }
+        self.what.key(&self.tenant)
     }
 
     /// The user it is about, where it is about one.
