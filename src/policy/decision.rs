@@ -135,6 +135,11 @@ impl ReasonCode {
             Self::Admin => "admin",
         }
     }
+
+    /// Whether newer sessions displaced it. One that is turned away has not been kicked by anybody who came.
+    pub fn is_eviction(self) -> bool {
+        matches!(self, Self::DisplacedByNewerLogin | Self::BucketLimit | Self::SameDeviceNewer)
+    }
 }
 
 /// Why the rule would not decide. Only `reject_newest` refuses: it must not turn a login away on half the facts.

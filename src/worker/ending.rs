@@ -6,12 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
 use super::calls::{CallError, CallFor, worst};
-use super::evictions::eviction_of;
+use super::evictions::{device_key, eviction_of};
 use super::evidence::Ends;
 use super::health::TenantState;
 use super::rate::CallClass;
 use super::step::{Look, StepError, TenantEnforcer};
-use crate::directives::{DeviceKey, Eviction, Leave, NoLeave};
+use crate::directives::{Eviction, Leave, NoLeave};
 use crate::ledger::{Ended, Intent, Outcome};
 use crate::model::{Session, SessionId, TokenDigest, UserId, View};
 use crate::policy::{Decision, ReasonCode, Verdict};
@@ -159,26 +159,13 @@ impl TenantEnforcer {
         let was_revoked = |session: SessionId| {
             outcomes.iter().any(|outcome| outcome.session == session && outcome.ended == Ended::Revoked)
         };
-        let (verdict, session) =
-            batch.iter().rev().find(|(verdict, session)| is_eviction(verdict) && was_revoked(session.id()))?;
+        let (verdict, session) = batch.iter().rev().find(|(verdict, session)| {
+            verdict.reason.is_some_and(ReasonCode::is_eviction) && was_revoked(session.id())
+        })?;
         let newest = verdict.witnesses.iter().next()?;
         let by = cause.view.sessions.iter().find(|session| session.digest == *newest).map(device_key);
         Some(Eviction { at_ms: self.clock.now_ms(), evicted: device_key(session), by })
     }
-}
-
-/// Whether newer sessions displaced it. One that is turned away has not been kicked by anybody who came.
-fn is_eviction(verdict: &Verdict) -> bool {
-    matches!(
-        verdict.reason,
-        Some(ReasonCode::DisplacedByNewerLogin | ReasonCode::BucketLimit | ReasonCode::SameDeviceNewer)
-    )
-}
-
-fn device_key(session: &Session) -> DeviceKey {
-    let device = &session.device;
-    let words = [&device.device_type, &device.device, &device.os, &device.browser];
-    DeviceKey::of(words.map(|word| word.as_deref()), device.ip.as_deref())
 }
 
 fn settle(leave: Option<Leave<'_>>, revoked: &Result<Revoked, CallError>, is_unsure: bool) {

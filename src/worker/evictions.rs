@@ -1,4 +1,5 @@
-//! Evictions as the ledger has them, for the guard: after a restart, and in the process that hears of all workers.
+//! Evictions for the guard: devices as the listing tells them, and as the ledger has them after a restart and in the
+//! process that hears of all workers.
 
 use std::collections::HashMap;
 
@@ -6,6 +7,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::directives::{DeviceKey, Eviction};
+use crate::model::Session;
+use crate::policy::ReasonCode;
 
 /// The eviction of one recorded decision: of the newest session that newer ones displaced.
 pub fn eviction_of(decision: &Value) -> Option<Eviction> {
@@ -20,9 +23,8 @@ pub fn eviction_of(decision: &Value) -> Option<Eviction> {
         })
         .collect();
     let displaced = |outcome: &&Value| {
-        let reason = text(outcome, "reason");
-        text(outcome, "ended") == Some("revoked")
-            && matches!(reason, Some("displaced_by_newer_login" | "bucket_limit" | "same_device_newer"))
+        let reason = ReasonCode::ALL.into_iter().find(|code| Some(code.as_str()) == text(outcome, "reason"));
+        text(outcome, "ended") == Some("revoked") && reason.is_some_and(ReasonCode::is_eviction)
     };
     let newest = text(list(decision.get("outcomes")).filter(displaced).last()?, "session")?;
     Some(Eviction { at_ms, evicted: *keys.get(newest)?, by: by.get(newest).copied() })
@@ -36,7 +38,14 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
-/// The words that the listing had; the network is not on record.
+/// The device of a session that is listed now.
+pub(super) fn device_key(session: &Session) -> DeviceKey {
+    let device = &session.device;
+    let words = [&device.device_type, &device.device, &device.os, &device.browser];
+    DeviceKey::of(words.map(|word| word.as_deref()), device.ip.as_deref())
+}
+
+/// The same of one on record, whose network is there only where the ledger keeps it.
 fn key(session: &Value) -> DeviceKey {
     DeviceKey::of(["device_type", "device", "os", "browser"].map(|word| text(session, word)), text(session, "ip"))
 }
