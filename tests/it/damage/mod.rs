@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use self::bytes::{Damage, Place};
-use self::table::{Row, Table};
+use self::table::{Row, report_and_judge};
 use crate::support::process::{Serving, command};
 use crate::support::soon;
 
@@ -117,15 +117,15 @@ fn journal(folder: &Path) -> PathBuf {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_journal_is_found_told_set_aside_and_the_rest_of_it_is_settled() {
     let (stopped, killed) = tokio::join!(filled(true), filled(false));
-    let mut table = Table::new("Damage to the journal of `soloist serve`");
+    let mut rows = Vec::new();
     for damage in bytes::ALL {
         let folder = copied(if damage.place == Place::Log { killed.path() } else { stopped.path() });
         damage.inflict(&journal(folder.path()));
         let sandbox = sandbox_with_users().await;
         let (log, dead) = settled(folder.path(), &sandbox).await;
-        table.add(judged(damage, folder.path(), &sandbox, &log, dead));
+        rows.push(judged(damage, folder.path(), &sandbox, &log, dead));
     }
-    table.report_and_judge();
+    report_and_judge("Damage to the journal of `soloist serve`", &rows);
 }
 
 fn judged(damage: Damage, folder: &Path, sandbox: &Sandbox, log: &[String], dead: u64) -> Row {

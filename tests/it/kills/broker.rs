@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use soloist::model::TenantId;
 
-use super::table::Table;
+use super::table::report_and_judge;
 use super::trap::Step;
 use super::{DRAIN_PATIENCE, Moment, Site, kills, start};
 use crate::rabbitmq::{QUIET_LOOKS, broker_or_skip, waiting};
@@ -48,7 +48,7 @@ async fn dead_letters(control: &Serving) -> usize {
 async fn every_accepted_event_is_settled_though_a_process_with_all_roles_on_rabbitmq_is_killed_at_every_step() {
     let name = "every_accepted_event_is_settled_though_a_process_with_all_roles_on_rabbitmq_is_killed_at_every_step";
     let Some(broker) = broker_or_skip(name).await else { return };
-    let mut table = Table::new("kill -9 of `soloist serve` in all roles, RabbitMQ");
+    let mut rows = Vec::new();
     for moment in Moment::ALL {
         let folder = tempfile::tempdir().unwrap();
         let vhost = broker.fresh_vhost().await;
@@ -58,17 +58,17 @@ async fn every_accepted_event_is_settled_though_a_process_with_all_roles_on_rabb
         quiet(&broker, &vhost.name, &[&serving]).await;
         row.dead = dead_letters(&serving).await;
         site.judge(&mut row, &accepted);
-        table.add(row);
+        rows.push(row);
         assert_eq!(serving.stop().await.0, 0);
     }
-    table.report_and_judge();
+    report_and_judge("kill -9 of `soloist serve` in all roles, RabbitMQ", &rows);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_accepted_event_is_settled_though_a_worker_on_rabbitmq_is_killed_at_every_step() {
     let name = "every_accepted_event_is_settled_though_a_worker_on_rabbitmq_is_killed_at_every_step";
     let Some(broker) = broker_or_skip(name).await else { return };
-    let mut table = Table::new("kill -9 of `soloist serve --role worker`, RabbitMQ");
+    let mut rows = Vec::new();
     for moment in Moment::ALL {
         // A worker publishes no webhooks.
         if matches!(moment, Moment::After(Step::Published)) {
@@ -85,8 +85,8 @@ async fn every_accepted_event_is_settled_though_a_worker_on_rabbitmq_is_killed_a
         quiet(&broker, &vhost.name, &[&serving, &others]).await;
         row.dead = dead_letters(&others).await;
         site.judge(&mut row, &accepted);
-        table.add(row);
+        rows.push(row);
         assert_eq!((serving.stop().await.0, others.stop().await.0), (0, 0));
     }
-    table.report_and_judge();
+    report_and_judge("kill -9 of `soloist serve --role worker`, RabbitMQ", &rows);
 }

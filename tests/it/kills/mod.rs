@@ -15,7 +15,7 @@ use soloist::sandbox::{Faults, Sandbox, SandboxConfig};
 
 use self::gate::Gate;
 use self::load::{Door, Load};
-use self::table::{Row, Table};
+use self::table::{Row, report_and_judge};
 use self::trap::{Step, Trap};
 use crate::support::process::{Serving, command};
 
@@ -166,7 +166,7 @@ async fn drained(serving: &Serving) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_accepted_event_is_settled_though_the_service_is_killed_at_every_step() {
-    let mut table = Table::new("kill -9 of `soloist serve`, embedded queue");
+    let mut rows = Vec::new();
     for moment in Moment::ALL {
         let folder = tempfile::tempdir().unwrap();
         let site = Site::new(folder.path(), Vec::new(), None).await;
@@ -174,8 +174,8 @@ async fn every_accepted_event_is_settled_though_the_service_is_killed_at_every_s
         let accepted = load.end().await;
         row.dead = drained(&serving).await;
         site.judge(&mut row, &accepted);
-        table.add(row);
+        rows.push(row);
         assert_eq!(serving.stop().await.0, 0);
     }
-    table.report_and_judge();
+    report_and_judge("kill -9 of `soloist serve`, embedded queue", &rows);
 }

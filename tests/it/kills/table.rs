@@ -24,34 +24,17 @@ impl Row {
     }
 }
 
-pub(super) struct Table {
-    title: &'static str,
-    rows: Vec<Row>,
-}
-
-impl Table {
-    pub(super) fn new(title: &'static str) -> Self {
-        Self { title, rows: Vec::new() }
+/// Shows the table, then fails if anything was lost or anybody was logged out wrongly.
+pub(super) fn report_and_judge(title: &str, rows: &[Row]) {
+    let mut table = report::table(["killed", "kills", "accepted", "settled", "lost", "wrong", "dead letters"]);
+    for row in rows {
+        let counts = [row.kills, row.accepted, row.settled, row.lost, row.wrong].map(|count| count.to_string());
+        table.add_row([vec![row.moment.to_owned()], counts.to_vec(), vec![row.dead.to_string()]].concat());
     }
-
-    pub(super) fn add(&mut self, row: Row) {
-        self.rows.push(row);
-    }
-
-    /// Shows the table, then fails if anything was lost or anybody was logged out wrongly.
-    pub(super) fn report_and_judge(self) {
-        let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::ASCII_MARKDOWN);
-        table.set_header(["killed", "kills", "accepted", "settled", "lost", "wrong", "dead letters"]);
-        for row in &self.rows {
-            let counts = [row.kills, row.accepted, row.settled, row.lost, row.wrong].map(|count| count.to_string());
-            table.add_row([vec![row.moment.to_owned()], counts.to_vec(), vec![row.dead.to_string()]].concat());
-        }
-        let kills: usize = self.rows.iter().map(|row| row.kills).sum();
-        report::add("kills", &format!("{}, {kills} times:\n{table}", self.title));
-        for row in &self.rows {
-            assert!(row.kills > 0 && row.accepted > 0, "{}: nothing happened", row.moment);
-            assert_eq!((row.lost, row.wrong, row.dead), (0, 0, 0), "lost, wrong, dead: {}, {}", self.title, row.moment);
-        }
+    let kills: usize = rows.iter().map(|row| row.kills).sum();
+    report::add("kills", &format!("{title}, {kills} times:\n{table}"));
+    for row in rows {
+        assert!(row.kills > 0 && row.accepted > 0, "{}: nothing happened", row.moment);
+        assert_eq!((row.lost, row.wrong, row.dead), (0, 0, 0), "lost, wrong, dead: {}, {}", title, row.moment);
     }
 }

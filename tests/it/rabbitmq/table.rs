@@ -4,8 +4,6 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use comfy_table::Table;
-
 use super::faults;
 use crate::support::report;
 
@@ -45,8 +43,7 @@ impl Row {
 }
 
 fn rendered(rows: &[Row]) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header([
+    let mut table = report::table([
         "fault",
         "accepted",
         "by journal",

@@ -13,6 +13,13 @@ pub(crate) fn add(name: &str, text: &str) {
     file.and_then(|mut file| writeln!(file, "{text}")).unwrap();
 }
 
+/// A table with this header, as it reads in a text.
+pub(crate) fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(header);
+    table
+}
+
 /// Says that a test does not run, and why. It passes, so `tests/run` counts it from here.
 pub(crate) fn skipped(test: &str, why: &str) {
     add("skipped", &format!("{test}: skipped: {why}"));
