@@ -3,22 +3,21 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use soloist::directives::{Directive, Directives, Stale};
-use soloist::ledger::{Intent, IntentId, Ledger, LedgerError, Outcome, Seen};
 use soloist::model::{Lane, LoginEvent, TenantId, UserId};
 use soloist::policy::{TenantPolicies, written};
 use soloist::provider::SessionProvider;
 use soloist::queue::{LaneStats, Published, Queue, QueueError, Subscription};
 use soloist::worker::{TenantEnforcer, TenantWorker};
 
+use super::no_ledger::NoLedger;
 use super::processes::{Ports, parts};
 
 pub(crate) fn enforcer(provider: Arc<dyn SessionProvider>, limit: usize) -> Arc<TenantEnforcer> {
     let policies = written::tenant_policies(&json!({ "limit": limit }), "policy", None).unwrap();
     let alone = Arc::new(Alone(Arc::new(policies)));
-    let ports = Ports { provider, queue: alone.clone(), directives: alone.clone(), ledger: alone };
+    let ports = Ports { provider, queue: alone.clone(), directives: alone, ledger: Arc::new(NoLedger) };
     TenantWorker::new(parts(ports)).enforcer()
 }
 
@@ -28,31 +27,6 @@ impl Directives for Alone {
     fn current(&self, _: &TenantId, _: &UserId) -> Result<Directive, Stale> {
         let policies = Arc::clone(&self.0);
         Ok(Directive { policies, cap: None, is_braked: false, pins: None, is_contended: false, is_current: true })
-    }
-}
-
-#[async_trait]
-impl Ledger for Alone {
-    async fn intend(&self, _: Intent) -> Result<IntentId, LedgerError> {
-        Ok(IntentId::Row(0))
-    }
-
-    fn note(&self, _: Intent) {}
-
-    async fn outcome(&self, _: IntentId, _: &[Outcome]) -> Result<(), LedgerError> {
-        Ok(())
-    }
-
-    async fn seen(&self, _: &TenantId, _: &UserId, _: Seen) -> Result<(), LedgerError> {
-        Ok(())
-    }
-
-    async fn recent(&self, _: &TenantId, _: &UserId, _: usize) -> Result<Vec<Value>, LedgerError> {
-        Ok(Vec::new())
-    }
-
-    async fn ends_since(&self, _: &TenantId, _: Timestamp) -> Result<Vec<(UserId, Value)>, LedgerError> {
-        Ok(Vec::new())
     }
 }
 

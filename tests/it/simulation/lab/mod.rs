@@ -25,6 +25,8 @@ mod generate;
 mod hands;
 mod judge;
 mod mutants;
+#[path = "../../../../benches/support/bare_ledger.rs"]
+mod no_ledger;
 mod paused;
 mod plan;
 mod planted;
