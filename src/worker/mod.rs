@@ -240,13 +240,15 @@ impl Step {
         // be turned away.
         let logins = deliveries.iter().map(|delivery| &delivery.event).filter(|event| event.reason == Reason::Login);
         let reason = logins.clone().map(|event| event.reason).next();
+        // One of which only the second is known may be the last of them.
+        let vague = logins.clone().filter(|event| event.login_at.is_none()).filter_map(|event| event.at).max();
         let first = logins.filter_map(|event| event.login_at.or(event.at)).min();
         let event = chosen.event.clone();
         let look = Look {
             user: event.user,
             reason: reason.unwrap_or(event.reason),
             at: first.or(event.login_at).or(event.at),
-            login_at: event.login_at,
+            login_at: event.login_at.map(|at| vague.map_or(at, |vague| at.max(vague))),
             dry_run: false,
         };
         Some(Self { look, event_id: event.id, attempt: chosen.attempt, deliveries })
@@ -336,5 +338,37 @@ impl Step {
                 metrics.login_to_settled.get_or_create(&labels([("tenant", tenant)])).observe(seconds);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EventId;
+
+    fn login(number: u64, at: &str, login_at: Option<&str>) -> Delivery {
+        let event = LoginEvent {
+            tenant: TenantId::default_tenant(),
+            user: UserId::parse("ann").unwrap(),
+            id: EventId::parse("h").unwrap(),
+            at: Some(at.parse().unwrap()),
+            login_at: login_at.map(|at| at.parse().unwrap()),
+            reason: Reason::Login,
+            accepted_at: None,
+        };
+        Delivery { tag: DeliveryTag { epoch: 1, number }, event, attempt: 1, redelivered: false }
+    }
+
+    #[test]
+    fn a_look_for_several_logins_waits_for_the_last_however_exactly_each_is_known() {
+        let exact = login(1, "2026-01-01T00:00:01Z", Some("2026-01-01T00:00:01.5Z"));
+        let waits_for = |deliveries: &[&Delivery]| {
+            Step::of(deliveries.iter().copied().cloned().collect()).unwrap().look.login_at.map(|at| at.to_string())
+        };
+        let earlier = login(2, "2026-01-01T00:00:00Z", None);
+        let later = login(3, "2026-01-01T00:00:09Z", None);
+        assert_eq!(waits_for(&[&earlier, &exact]).as_deref(), Some("2026-01-01T00:00:01.5Z"));
+        assert_eq!(waits_for(&[&later, &exact]).as_deref(), Some("2026-01-01T00:00:09Z"));
+        assert_eq!(waits_for(&[&earlier, &later]), None, "then one more look is all that can be had");
     }
 }
