@@ -26,6 +26,9 @@ use crate::sqlite;
 const BATCH_MAX: usize = 256;
 /// Decisions that end nobody wait this long for others to be committed with.
 const NOTES_WAIT_MAX: Duration = Duration::from_millis(250);
+/// What is written while the provider is being asked waits this long: so an intent, which nothing goes on without, seldom
+/// finds a commit under way.
+const PATIENT_WAIT_MAX: Duration = Duration::from_millis(5);
 /// How often it is looked whether something must leave, or the head must be told, while nothing is written.
 const TICK: Duration = Duration::from_mins(10);
 /// How soon more is removed while there is more to remove.
@@ -53,6 +56,17 @@ pub(super) enum Command {
     Head(Reply<Head>),
     Forget { tenant: TenantId, user: UserId, reply: Reply<(Forgotten, bool)> },
     Stop,
+}
+
+impl Command {
+    /// How long it may wait for others to be committed with.
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Note(_) => NOTES_WAIT_MAX,
+            Self::Outcome { .. } | Self::Users(_) => PATIENT_WAIT_MAX,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// Opens or makes the ledger. A damaged one is set aside: it is evidence, and enforcement does not wait for it.
@@ -125,13 +139,15 @@ impl Writer {
     pub(super) fn run(mut self, receiver: &Receiver<Command>) {
         self.tell_head();
         let mut gathered: Vec<Command> = Vec::new();
-        let mut notes_due = None;
+        // When what has gathered must be written.
+        let mut due: Option<Instant> = None;
         let mut tick = Instant::now();
         loop {
             if !self.repair {
                 tick = Instant::now() + TICK;
             }
-            let until = notes_due.unwrap_or(tick).min(tick);
+            let until = due.unwrap_or(tick).min(tick);
+            let known = gathered.len();
             match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(command) => {
                     gathered.push(command);
@@ -140,18 +156,16 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => gathered.push(Command::Stop),
             }
-            let can_wait = gathered.iter().all(|command| matches!(command, Command::Note(_)));
-            let due = *notes_due.get_or_insert_with(|| Instant::now() + NOTES_WAIT_MAX);
-            if !gathered.is_empty() && (!can_wait || gathered.len() >= BATCH_MAX || due <= Instant::now()) {
+            let fresh = gathered.get(known..).unwrap_or_default().iter().map(Command::patience).min();
+            due = fresh.map(|patience| Instant::now() + patience).into_iter().chain(due).min();
+            if gathered.len() >= BATCH_MAX || due.is_some_and(|due| due <= Instant::now()) {
                 let batch = std::mem::take(&mut gathered);
+                due = None;
                 let stop = batch.iter().any(|command| matches!(command, Command::Stop));
                 self.take(batch);
                 if stop {
                     return;
                 }
-            }
-            if gathered.is_empty() {
-                notes_due = None;
             }
             // A command that only looks into the file removes nothing.
             if self.repair && tick <= Instant::now() {
