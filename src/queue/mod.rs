@@ -181,6 +181,9 @@ pub enum QueueError {
     /// Nothing was changed; later may work.
     #[error("the queue is unavailable")]
     Unavailable(#[source] anyhow::Error),
+    /// The queue of this process has ended: trying again is in vain.
+    #[error("the queue has stopped")]
+    Stopped,
     /// `queue.messages_max` messages wait; nothing was changed.
     #[error("the queue holds its limit of {messages_max} messages")]
     Full { messages_max: u64 },

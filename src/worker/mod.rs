@@ -266,6 +266,7 @@ impl Step {
     }
 
     /// Settles, if need be until the disk takes it or we are told to stop: then the next process looks again.
+    /// A queue that has stopped takes nothing any more.
     async fn settle(
         &self,
         lanes: &Lanes,
@@ -274,6 +275,9 @@ impl Step {
     ) -> anyhow::Result<()> {
         let mut failures = 0_u32;
         while let Err(error) = lanes.settle(&self.deliveries, settlements).await {
+            if matches!(error, QueueError::Stopped) {
+                return Err(error.into());
+            }
             failures = failures.saturating_add(1);
             if stop.is_cancelled() {
                 tracing::warn!("not settled before the stop, so it will be looked at again: {error}");

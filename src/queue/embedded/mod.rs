@@ -158,13 +158,13 @@ impl EmbeddedQueue {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(QueueError::Unavailable(anyhow::anyhow!("{COMMANDS_MAX} commands wait for the queue file")));
         }
-        if self.commands.send(command) { Ok(()) } else { Err(ended()) }
+        if self.commands.send(command) { Ok(()) } else { Err(QueueError::Stopped) }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, QueueError> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply))?;
-        answer.await.map_err(|_dropped| ended())?
+        answer.await.map_err(|_dropped| QueueError::Stopped)?
     }
 }
 
@@ -196,10 +196,6 @@ fn open_engine(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Engine,
         }
     };
     Ok((engine, lock, path))
-}
-
-fn ended() -> QueueError {
-    QueueError::Unavailable(anyhow::anyhow!("the queue has stopped"))
 }
 
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
@@ -364,7 +360,7 @@ struct EmbeddedSubscription {
 #[async_trait]
 impl Subscription for EmbeddedSubscription {
     async fn receive(&self) -> Result<Delivery, QueueError> {
-        self.deliveries.lock().await.recv().await.ok_or_else(ended)
+        self.deliveries.lock().await.recv().await.ok_or(QueueError::Stopped)
     }
 
     async fn settle(&self, settlements: &[(DeliveryTag, Settlement)]) -> Result<(), QueueError> {

@@ -1,4 +1,4 @@
-//! What the program once did wrong: small plans by hand, and one that was found by chance and stays as it is.
+//! What the program once did wrong: small plans by hand, and those found by chance, which stay as they are.
 
 use super::counts::Violation;
 use super::generate;
@@ -28,6 +28,7 @@ fn all() -> Vec<(&'static str, Plan)> {
             Plan { budget: Some(1), faults: vec![lost], ..plan(&logins) }
         }),
         ("looks that share a low rate end one after the other, and not never", generate::plan(502_578)),
+        ("a worker all of whose steps settle while the queue ends, ends with it", generate::plan(1_246)),
     ]
 }
 
