@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use crate::model::UserId;
+use crate::model::{SessionId, UserId};
 
 /// Users whose evictions are remembered; further ones are not guarded until others are forgotten.
 const USERS_MAX: usize = 100_000;
@@ -34,15 +34,17 @@ impl DeviceKey {
     }
 }
 
-/// One look at a user ended a session because others are newer. However many it ended, it counts once: a pile of sessions
-/// is nobody's game.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A session was ended because others are newer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
     /// Milliseconds since 1970, by our clock.
     pub at_ms: i64,
     pub evicted: DeviceKey,
     /// The newest session that displaced it.
     pub by: Option<DeviceKey>,
+    pub session: SessionId,
+    /// All that were to end with it. However many looks that takes, it counts once: a pile of sessions is nobody's game.
+    pub pile: Vec<SessionId>,
 }
 
 /// The evictions of the last while, by user.
@@ -50,7 +52,21 @@ pub struct Eviction {
 pub struct PingPong {
     evictions: usize,
     window_ms: i64,
-    users: HashMap<UserId, VecDeque<Eviction>>,
+    users: HashMap<UserId, OfUser>,
+}
+
+#[derive(Debug, Default)]
+struct OfUser {
+    evictions: VecDeque<Swing>,
+    /// The pile of the last eviction that counted.
+    pile: Vec<SessionId>,
+}
+
+#[derive(Debug)]
+struct Swing {
+    at_ms: i64,
+    evicted: DeviceKey,
+    by: Option<DeviceKey>,
 }
 
 impl PingPong {
@@ -72,19 +88,24 @@ impl PingPong {
                 return;
             }
         }
-        let evictions = self.users.entry(user.clone()).or_default();
-        evictions.push_back(eviction);
-        if evictions.len() > EVICTIONS_MAX {
-            evictions.pop_front();
+        let Eviction { at_ms, evicted, by, session, pile } = eviction;
+        let of_user = self.users.entry(user.clone()).or_default();
+        if of_user.pile.contains(&session) {
+            return;
+        }
+        of_user.pile = pile;
+        of_user.evictions.push_back(Swing { at_ms, evicted, by });
+        if of_user.evictions.len() > EVICTIONS_MAX {
+            of_user.evictions.pop_front();
         }
     }
 
     /// Whether the user's devices alternate: another one was ended nearly every time, and each of at most half as many
     /// devices as there were evictions came again. Devices with the same words are told apart by their networks.
     pub fn is_contended(&self, user: &UserId, now_ms: i64) -> bool {
-        let Some(evictions) = self.users.get(user) else { return false };
+        let Some(OfUser { evictions, .. }) = self.users.get(user) else { return false };
         let since = now_ms.saturating_sub(self.window_ms);
-        let recent: Vec<&Eviction> = evictions.iter().filter(|eviction| eviction.at_ms > since).collect();
+        let recent: Vec<&Swing> = evictions.iter().filter(|eviction| eviction.at_ms > since).collect();
         let by_words = |key: DeviceKey| DeviceKey { network: 0, ..key };
         recent.len() >= self.evictions && (alternate(&recent, by_words) || alternate(&recent, |key| key))
     }
@@ -95,13 +116,12 @@ impl PingPong {
     }
 
     fn forget(&mut self, now_ms: i64) {
-        let window_ms = self.window_ms;
-        self.users
-            .retain(|_, evictions| evictions.back().is_some_and(|last| last.at_ms > now_ms.saturating_sub(window_ms)));
+        let since = now_ms.saturating_sub(self.window_ms);
+        self.users.retain(|_, of_user| of_user.evictions.back().is_some_and(|last| last.at_ms > since));
     }
 }
 
-fn alternate(evictions: &[&Eviction], name: impl Fn(DeviceKey) -> DeviceKey) -> bool {
+fn alternate(evictions: &[&Swing], name: impl Fn(DeviceKey) -> DeviceKey) -> bool {
     let ended: Vec<DeviceKey> = evictions.iter().map(|eviction| name(eviction.evicted)).collect();
     let all: BTreeSet<DeviceKey> =
         ended.iter().copied().chain(evictions.iter().filter_map(|eviction| eviction.by).map(name)).collect();
@@ -117,13 +137,19 @@ mod tests {
         DeviceKey::of([Some(name)], None)
     }
 
+    /// Each of another session, which alone was to end.
+    fn eviction(n: usize, at_ms: i64, evicted: DeviceKey, by: DeviceKey) -> Eviction {
+        let session = SessionId([u8::try_from(n).unwrap(); 16]);
+        Eviction { at_ms, evicted, by: Some(by), session, pile: vec![session] }
+    }
+
     /// When the guard fires for evictions one second apart, counted from 1.
     fn fires_at(evictions: impl IntoIterator<Item = (DeviceKey, DeviceKey)>, seconds_apart: i64) -> Option<usize> {
         let mut guard = PingPong::new(6, Duration::from_mins(10));
         let ann = UserId::parse("ann").unwrap();
         for (n, (evicted, by)) in (1..).zip(evictions) {
             let at_ms = i64::try_from(n).unwrap() * seconds_apart * 1_000;
-            guard.note(&ann, Eviction { at_ms, evicted, by: Some(by) });
+            guard.note(&ann, eviction(n, at_ms, evicted, by));
             if guard.is_contended(&ann, at_ms) {
                 return Some(n);
             }
@@ -164,6 +190,24 @@ mod tests {
         let mut evictions = vec![(device("laptop"), device("phone"))];
         evictions.extend(vec![(device("phone"), device("phone")); 100]);
         assert_eq!(fires_at(evictions, 1), None);
+    }
+
+    #[test]
+    fn a_pile_counts_once_however_many_looks_it_takes_and_what_comes_after_it_counts() {
+        let mut guard = PingPong::new(6, Duration::from_mins(10));
+        let ann = UserId::parse("ann").unwrap();
+        let name = |n: usize| device(if n.is_multiple_of(2) { "phone" } else { "laptop" });
+        let all = |n: usize, pile: Vec<SessionId>| Eviction { pile, ..eviction(n, 1_000, name(n), name(n + 1)) };
+        let pile: Vec<SessionId> = (1..=20).map(|n| eviction(n, 0, name(n), name(n)).session).collect();
+        for n in 1..=20 {
+            guard.note(&ann, all(n, pile[n - 1..].to_vec()));
+        }
+        assert!(!guard.is_contended(&ann, 1_000));
+        for n in 21..=25 {
+            assert!(!guard.is_contended(&ann, 1_000), "after {n}");
+            guard.note(&ann, eviction(n, 1_000, name(n), name(n + 1)));
+        }
+        assert!(guard.is_contended(&ann, 1_000));
     }
 
     #[test]

@@ -42,8 +42,6 @@ pub(super) struct Ending {
     /// The first failure, after all were tried: a session that cannot be ended does not save the others.
     pub(super) result: Result<(), StepError>,
     pub(super) is_over_budget: bool,
-    /// The newest session that newer ones displaced.
-    pub(super) eviction: Option<Eviction>,
 }
 
 impl TenantEnforcer {
@@ -54,8 +52,9 @@ impl TenantEnforcer {
         tried: &mut HashSet<TokenDigest>,
     ) -> Result<Ending, StepError> {
         let call = CallFor { user: &cause.look.user, class: CallClass::Revocation, deadline: cause.deadline };
-        let mut ending = Ending { ends: None, result: Ok(()), is_over_budget: false, eviction: None };
+        let mut ending = Ending { ends: None, result: Ok(()), is_over_budget: false };
         let mut failures = Vec::new();
+        let mut evicted = None;
         for (verdict, session) in batch {
             let leave = match self.leave(cause, verdict.digest).await {
                 Ok(leave) => leave,
@@ -91,6 +90,10 @@ impl TenantEnforcer {
                     Ended::Failed
                 }
             };
+            // Where the answer did not come, what the next listing still shows counts once all the same.
+            if (ended == Ended::Revoked || is_unsure) && verdict.reason.is_some_and(ReasonCode::is_eviction) {
+                evicted = Some((*verdict, *session));
+            }
             let (session, reason) = (session.id(), verdict.reason);
             if let Some(ends) = &mut ending.ends {
                 ends.outcomes.push(Outcome { session, ended, reason });
@@ -105,7 +108,9 @@ impl TenantEnforcer {
         if let Some(failure) = worst(failures) {
             ending.result = Err(failure.into());
         }
-        ending.eviction = self.eviction(cause, batch, &ending);
+        if let Some(evicted) = evicted {
+            self.guard.note(&self.tenant, &cause.look.user, self.eviction(cause, evicted)).await;
+        }
         Ok(ending)
     }
 
@@ -153,18 +158,13 @@ impl TenantEnforcer {
         }
     }
 
-    /// What the guard is to know: which device was displaced last, and by which.
-    fn eviction(&self, cause: Cause<'_>, batch: &[Chosen<'_>], ending: &Ending) -> Option<Eviction> {
-        let outcomes = ending.ends.as_ref().map(|ends| ends.outcomes.as_slice()).unwrap_or_default();
-        let was_revoked = |session: SessionId| {
-            outcomes.iter().any(|outcome| outcome.session == session && outcome.ended == Ended::Revoked)
-        };
-        let (verdict, session) = batch.iter().rev().find(|(verdict, session)| {
-            verdict.reason.is_some_and(ReasonCode::is_eviction) && was_revoked(session.id())
-        })?;
-        let newest = verdict.witnesses.iter().next()?;
-        let by = cause.view.sessions.iter().find(|session| session.digest == *newest).map(device_key);
-        Some(Eviction { at_ms: self.clock.now_ms(), evicted: device_key(session), by })
+    /// What the guard is to know: which device was displaced, and by which.
+    fn eviction(&self, cause: Cause<'_>, (verdict, session): Chosen<'_>) -> Eviction {
+        let newest = verdict.witnesses.iter().next();
+        let by = newest.and_then(|newest| cause.view.sessions.iter().find(|session| session.digest == *newest));
+        let pile = cause.decision.revocations().map(|verdict| verdict.digest.session_id()).collect();
+        let (at_ms, evicted) = (self.clock.now_ms(), device_key(session));
+        Eviction { at_ms, evicted, by: by.map(device_key), session: session.id(), pile }
     }
 }
 

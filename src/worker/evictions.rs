@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::directives::{DeviceKey, Eviction};
-use crate::model::Session;
-use crate::policy::ReasonCode;
+use crate::model::{Session, SessionId};
+use crate::policy::{Action, ReasonCode};
 
-/// The eviction of one recorded decision: of the newest session that newer ones displaced.
+/// The eviction of one recorded decision: of the newest session that it ended because others are newer.
 pub fn eviction_of(decision: &Value) -> Option<Eviction> {
     let at_ms = text(decision, "decided_at")?.parse::<Timestamp>().ok()?.as_millisecond();
     let keys: HashMap<&str, DeviceKey> =
@@ -27,7 +27,14 @@ pub fn eviction_of(decision: &Value) -> Option<Eviction> {
         text(outcome, "ended") == Some("revoked") && reason.is_some_and(ReasonCode::is_eviction)
     };
     let newest = text(list(decision.get("outcomes")).filter(displaced).last()?, "session")?;
-    Some(Eviction { at_ms, evicted: *keys.get(newest)?, by: by.get(newest).copied() })
+    let ends = list(verdicts).filter(|verdict| text(verdict, "action") == Some(Action::Revoke.as_str()));
+    let pile = ends.filter_map(session).collect();
+    let evicted = *keys.get(newest)?;
+    Some(Eviction { at_ms, evicted, by: by.get(newest).copied(), session: SessionId::parse(newest).ok()?, pile })
+}
+
+fn session(verdict: &Value) -> Option<SessionId> {
+    SessionId::parse(text(verdict, "session")?).ok()
 }
 
 fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {

@@ -71,8 +71,9 @@ impl Guard {
     pub(super) async fn note(&self, tenant: &TenantId, user: &UserId, eviction: Eviction) {
         let is_contended = {
             let mut known = lock(&self.evictions);
+            let at_ms = eviction.at_ms;
             known.note(user, eviction);
-            let is_contended = known.is_contended(user, eviction.at_ms);
+            let is_contended = known.is_contended(user, at_ms);
             if is_contended {
                 known.release(user);
             }

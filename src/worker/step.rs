@@ -16,7 +16,7 @@ use super::health::TenantState;
 use super::rate::CallClass;
 use crate::clock::Clock;
 use crate::config::WorkerConfig;
-use crate::directives::{Directive, Directives, Eviction, NoLeave, Stale};
+use crate::directives::{Directive, Directives, NoLeave, Stale};
 use crate::ledger::{Ended, Held, Ledger, LedgerError, Outcome};
 use crate::model::{Lane, Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
 use crate::policy::{
@@ -116,12 +116,7 @@ pub struct TenantEnforcer {
 #[async_trait]
 impl Enforcer for TenantEnforcer {
     async fn evaluate(&self, look: &Look) -> Result<Evaluation, StepError> {
-        let mut eviction = None;
-        let evaluation = self.look(look, &mut eviction).await;
-        if let Some(eviction) = eviction {
-            self.guard.note(&self.tenant, &look.user, eviction).await;
-        }
-        evaluation
+        self.look(look).await
     }
 
     async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError> {
@@ -147,7 +142,7 @@ impl Enforcer for TenantEnforcer {
 }
 
 impl TenantEnforcer {
-    async fn look(&self, look: &Look, eviction: &mut Option<Eviction>) -> Result<Evaluation, StepError> {
+    async fn look(&self, look: &Look) -> Result<Evaluation, StepError> {
         let deadline = Instant::now() + self.config.step_deadline;
         let mut call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
         let ruling = self.resolve(&mut call).await?;
@@ -196,7 +191,6 @@ impl TenantEnforcer {
             let batch: Vec<_> = fresh.into_iter().take(self.config.revokes_per_step_max).copied().collect();
             let cause = Cause { look, decision: &decision, view: &view, is_paid: true, deadline };
             let ending = self.end_all(cause, &batch, &mut tried).await?;
-            *eviction = ending.eviction.or(*eviction);
             evaluation.outcomes.extend(ending.ends.iter().flat_map(|ends| ends.outcomes.iter().cloned()));
             ends = ending.ends;
             if ending.result.is_err() || ending.is_over_budget {
