@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soloist::model::{EventId, LoginEvent, Reason};
-use soloist::queue::{DeadLetters as _, Queue as _, Selection};
+use soloist::queue::{DeadLetter, DeadLetters as _, Queue as _, Selection};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -18,7 +18,7 @@ use super::mutants::Mutant;
 use super::paused::wait;
 use super::plan::{Act, Event, Fault, FaultKind, Plan, Standing, What};
 use super::processes::{QueueProcess, live};
-use super::world::{BEGIN, World, uid};
+use super::world::{BEGIN, World, uid, user_of};
 
 /// After the last act, fault and lag: the re-checks' ladder, and some.
 const QUIET: Duration = Duration::from_secs(400);
@@ -58,6 +58,7 @@ pub(crate) fn run(plan: &Plan, mutant: Option<Mutant>) -> Outcome {
         wait(QUIET).await;
         world.lock().is_quiet = true;
         settle(&world, &queue, "before the sweep").await;
+        excuse_dead_letters(&world, &queue).await;
         world.judge_end(false);
         judge_brakes(&world);
         // Whoever is held for a game of ping-pong is let go first.
@@ -230,12 +231,30 @@ async fn settle(world: &World, queue: &QueueProcess, when: &str) {
     }
 }
 
+async fn dead_letters(queue: &QueueProcess) -> Vec<DeadLetter> {
+    queue.handle().unwrap().list(&Selection::All, 0, 1_000).await.unwrap()
+}
+
+/// Whose message was given up waits for the sweep. Whether it might be given up is judged for itself.
+async fn excuse_dead_letters(world: &World, queue: &QueueProcess) {
+    let dead = dead_letters(queue).await;
+    let mut state = world.lock();
+    for event in dead.iter().filter_map(|letter| letter.event.as_ref()) {
+        state.users[user_of(&event.user)].excuses.push("a dead letter");
+    }
+}
+
 /// A dead letter is for what can never work, and for a user whose calls fail while those of others do not.
 async fn judge_dead_letters(world: &World, queue: &QueueProcess) {
-    let dead = queue.handle().unwrap().list(&Selection::All, 0, 1_000).await.unwrap();
+    let dead = dead_letters(queue).await;
     let mut state = world.lock();
     for letter in dead {
         let died = world.began + Duration::try_from(letter.died_at.duration_since(BEGIN)).unwrap_or_default();
+        // "This user is unknown" is an answer.
+        let is_answered = world.plan.faults.iter().any(|fault| {
+            let is_near = world.at(fault.from_ms) <= died && died < world.at(fault.to_ms) + OUTAGE_BEGINS;
+            fault.kind == FaultKind::UserUnknown && is_near
+        });
         let is_out = |fault: &Fault| {
             let from = world.at(fault.from_ms) + OUTAGE_BEGINS;
             let all = fault.user.is_none() && fault.percent == 100 && fault.kind.is_outage();
@@ -244,7 +263,7 @@ async fn judge_dead_letters(world: &World, queue: &QueueProcess) {
         let may_be_refused = world.plan.faults.iter().any(|fault| fault.kind == FaultKind::Refused);
         let is_wrong = match letter.why.as_str() {
             "refused" => !may_be_refused,
-            "attempts_exhausted" => world.plan.faults.iter().any(is_out),
+            "attempts_exhausted" => !is_answered && world.plan.faults.iter().any(is_out),
             _ => true,
         };
         if is_wrong {
