@@ -15,19 +15,32 @@ pub(crate) struct Row {
     pub(crate) device: SessionDevice,
 }
 
+#[derive(Clone)]
 struct Known {
     key: (Timestamp, TokenDigest),
     device: Vec<String>,
     bucket: Option<String>,
 }
 
-/// The sessions that the rule ends.
+/// The sessions that the rule ends. Where the newest are turned away, each is judged as if nothing existed that is older
+/// than its own lifetime reaches back to: so one more old session never saves another.
 pub(crate) fn over(rows: &[Row], policy: &Policy) -> HashSet<TokenDigest> {
     let known: Vec<Known> = rows.iter().filter_map(|row| known(row, policy)).collect();
+    if policy.strategy == Strategy::EvictOldest {
+        return over_caps(&known, policy);
+    }
     let lifetime = policy.session_lifetime.try_into().unwrap();
+    let in_reach = |s: &Known| -> Vec<Known> {
+        known.iter().filter(|x| s.key.0.duration_since(x.key.0) <= lifetime).cloned().collect()
+    };
+    let is_over = |s: &&Known| over_caps(&in_reach(s), policy).contains(&s.key.1);
+    known.iter().filter(is_over).map(|s| s.key.1).collect()
+}
+
+fn over_caps(known: &[Known], policy: &Policy) -> HashSet<TokenDigest> {
     let is_witness = |x: &Known, s: &Known| match policy.strategy {
         Strategy::EvictOldest => x.key > s.key,
-        Strategy::RejectNewest => x.key < s.key && s.key.0.duration_since(x.key.0) <= lifetime,
+        Strategy::RejectNewest => x.key < s.key,
     };
     let same = |s: &Known| known.iter().filter(|x| is_witness(x, s) && x.device == s.device).count();
     let others = |s: &Known, among: &dyn Fn(&Known) -> bool| {
