@@ -125,7 +125,8 @@ impl World {
     }
 
     /// Whether this user's surplus must be gone before the sweep: the newest login was told of and comes to be listed
-    /// while there are re-checks, and everything older was listed before it.
+    /// while there are re-checks, and everything older was listed before it. Of two logins within one millisecond, which is
+    /// as exactly as a listing need tell, one stands for the other.
     fn is_promised_before_sweep(&self, state: &State, user: usize) -> bool {
         let of = &state.users[user];
         let Some(newest) = of.sessions.iter().filter(|s| s.event != Told::Refresh).max_by_key(|s| s.logged_in) else {
@@ -135,7 +136,8 @@ impl World {
         let longest = if self.plan.habits.events_tell_login { LADDER_MS } else { ONE_RECHECK_MS };
         let is_listed_in_time = newest.visible_from <= at + Duration::from_millis(longest);
         let others = of.sessions.iter().filter(|s| s.row.digest != newest.row.digest);
-        let mut others_are_listed = others.map(|s| s.visible_from <= at);
+        let is_before = |s: &Session| s.logged_in.as_millisecond() < newest.logged_in.as_millisecond();
+        let mut others_are_listed = others.map(|s| s.visible_from <= at && is_before(s));
         let is_told = newest.event == Told::Accepted && newest.row.at.is_some();
         is_told && is_listed_in_time && others_are_listed.all(|listed| listed) && of.excuses.is_empty()
     }

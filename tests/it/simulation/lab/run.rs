@@ -250,10 +250,10 @@ async fn judge_dead_letters(world: &World, queue: &QueueProcess) {
     let mut state = world.lock();
     for letter in dead {
         let died = world.began + Duration::try_from(letter.died_at.duration_since(BEGIN)).unwrap_or_default();
-        // "This user is unknown" is an answer.
+        // "This user is unknown" is an answer, and so is half a list.
         let is_answered = world.plan.faults.iter().any(|fault| {
             let is_near = world.at(fault.from_ms) <= died && died < world.at(fault.to_ms) + OUTAGE_BEGINS;
-            fault.kind == FaultKind::UserUnknown && is_near
+            matches!(fault.kind, FaultKind::UserUnknown | FaultKind::IncompleteList) && is_near
         });
         let is_out = |fault: &Fault| {
             let from = world.at(fault.from_ms) + OUTAGE_BEGINS;
