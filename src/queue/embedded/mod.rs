@@ -169,7 +169,7 @@ impl EmbeddedQueue {
 }
 
 /// Takes the folder's lock and opens its file; a damaged one is set aside first, if the configuration says so.
-fn open_engine(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Engine, File, PathBuf)> {
+fn open_engine(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Engine, FolderLock, PathBuf)> {
     let lock = lock(&config.data_dir)?;
     let path = config.data_dir.join("queue.db");
     let window_minutes = i64::try_from(config.dedupe_window.as_secs() / 60).unwrap_or(i64::MAX / 2);
@@ -198,7 +198,17 @@ fn open_engine(config: &EmbeddedConfig, clock: Clock) -> anyhow::Result<(Engine,
     Ok((engine, lock, path))
 }
 
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
+/// Keeps other processes out of a folder for as long as it lives.
+struct FolderLock(File);
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing it is not enough: a child that is being started has a copy until it runs its program.
+        self.0.unlock().ok();
+    }
+}
+
+fn lock(data_dir: &Path) -> anyhow::Result<FolderLock> {
     rustix::fs::access(data_dir, Access::WRITE_OK | Access::EXEC_OK).with_context(|| {
         let folder = data_dir.display();
         format!("cannot write to the data folder {folder}: let the user who runs soloist write to it, or set data_dir")
@@ -207,7 +217,7 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(FolderLock(file)),
         Err(TryLockError::WouldBlock) => Err(anyhow::Error::new(InUse { data_dir: data_dir.to_path_buf() })),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }

@@ -2,7 +2,6 @@
 //! which tests pause, and when the task is dropped the queue dies as its process would. The engine and the file are the
 //! same.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc as thread;
@@ -11,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::engine::{Command, Engine};
-use super::{EmbeddedConfig, EmbeddedQueue, IDLE_MAX, open_engine};
+use super::{EmbeddedConfig, EmbeddedQueue, FolderLock, IDLE_MAX, open_engine};
 use crate::clock::Clock;
 
 /// The way of commands to whoever owns the file.
@@ -38,7 +37,7 @@ pub struct QueueTask {
     clock: Clock,
     batch_max: usize,
     waiting: Arc<AtomicUsize>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl EmbeddedQueue {
