@@ -155,7 +155,7 @@ static OPTIONS: &[OptionDoc] = &[
     option("worker.concurrency", Some("64"), count(10_000),
         "users of a tenant that are looked at at the same time"),
     option("worker.step_deadline", Some("15s"), seconds(1_000, 10 * MINUTE),
-        "duration of one look at one user; after it the delivery is tried again"),
+        "duration of one look at one user from its first call on; after it the delivery is tried again"),
     option("worker.revokes_per_step_max", Some("50"), count(1_000),
         "sessions ended for one user before they are listed again"),
     option("worker.attempts_max", Some("12"), count(1_000),

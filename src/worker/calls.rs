@@ -36,6 +36,23 @@ pub(super) struct CallFor<'a> {
     pub(super) user: &'a UserId,
     pub(super) class: CallClass,
     pub(super) deadline: Instant,
+    /// It need not queue: its turn has come already.
+    pub(super) has_turn: bool,
+}
+
+impl<'a> CallFor<'a> {
+    pub(super) fn new(user: &'a UserId, class: CallClass, deadline: Instant) -> Self {
+        Self { user, class, deadline, has_turn: false }
+    }
+
+    pub(super) fn is_started(&self) -> bool {
+        self.class == self.class.started()
+    }
+
+    /// The same for the calls after the first one.
+    pub(super) fn started(self) -> Self {
+        Self { class: self.class.started(), has_turn: false, ..self }
+    }
 }
 
 /// Why a call gave no answer.
@@ -47,6 +64,14 @@ pub(super) enum CallError {
 }
 
 impl Calls {
+    /// Waits for the turn of a step's first call. Its time begins with that turn: were the wait counted, too, steps that
+    /// share a low rate would each begin with too little time left, and none would end.
+    pub(super) async fn begin(&self, call: &mut CallFor<'_>, step_deadline: Duration) -> Result<(), CallError> {
+        timeout_at(call.deadline, self.gate.pass(call.class)).await.map_err(|_late| CallError::Deadline)?;
+        (call.deadline, call.has_turn) = (Instant::now() + step_deadline, true);
+        Ok(())
+    }
+
     pub(super) async fn list(&self, call: CallFor<'_>) -> Result<View, CallError> {
         let view = self.tried("list", call, || self.provider.list(call.user)).await?;
         self.signs.note_listed(call.user, &view);
@@ -95,9 +120,11 @@ impl Calls {
     {
         let mut tries = 0;
         loop {
-            let turn = timeout_at(call.deadline, self.gate.pass(call.class)).await;
-            if turn.is_err() || Instant::now() >= call.deadline {
-                return Err(CallError::Deadline);
+            if tries > 0 || !call.has_turn {
+                let turn = timeout_at(call.deadline, self.gate.pass(call.class)).await;
+                if turn.is_err() || Instant::now() >= call.deadline {
+                    return Err(CallError::Deadline);
+                }
             }
             let answer = timeout_at(call.deadline, make()).await.unwrap_or_else(|_late| Err(too_late()));
             let kind = if call.class == CallClass::Revocation { Call::Revoke } else { Call::Look };

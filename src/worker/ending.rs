@@ -51,7 +51,7 @@ impl TenantEnforcer {
         batch: &[Chosen<'_>],
         tried: &mut HashSet<TokenDigest>,
     ) -> Result<Ending, StepError> {
-        let call = CallFor { user: &cause.look.user, class: CallClass::Revocation, deadline: cause.deadline };
+        let call = CallFor::new(&cause.look.user, CallClass::Revocation, cause.deadline);
         let mut ending = Ending { ends: None, result: Ok(()), is_over_budget: false };
         let mut failures = Vec::new();
         let mut evicted = None;

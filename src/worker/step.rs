@@ -120,8 +120,8 @@ impl Enforcer for TenantEnforcer {
     }
 
     async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError> {
-        let deadline = Instant::now() + self.config.step_deadline;
-        let mut call = CallFor { user, class: CallClass::Logins, deadline };
+        let begins_before = Instant::now() + self.config.step_deadline;
+        let mut call = CallFor::new(user, CallClass::Logins, begins_before);
         let ruling = self.resolve(&mut call).await?;
         let view = self.calls.list(call).await?;
         let mut decision = self.decide(&view, &ruling, user);
@@ -133,7 +133,7 @@ impl Enforcer for TenantEnforcer {
         if chosen.is_empty() {
             return Ok(None);
         }
-        let cause = Cause { look: &look, decision: &decision, view: &view, is_paid: false, deadline };
+        let cause = Cause { look: &look, decision: &decision, view: &view, is_paid: false, deadline: call.deadline };
         let ending = self.end_all(cause, &chosen, &mut HashSet::new()).await?;
         let ended = ending.ends.as_ref().and_then(|ends| ends.outcomes.first()).map(|outcome| outcome.ended);
         self.close(&look, ending.ends).await;
@@ -143,8 +143,8 @@ impl Enforcer for TenantEnforcer {
 
 impl TenantEnforcer {
     async fn look(&self, look: &Look) -> Result<Evaluation, StepError> {
-        let deadline = Instant::now() + self.config.step_deadline;
-        let mut call = CallFor { user: &look.user, class: CallClass::of(look.reason.lane()), deadline };
+        let begins_before = Instant::now() + self.config.step_deadline;
+        let mut call = CallFor::new(&look.user, CallClass::of(look.reason.lane()), begins_before);
         let ruling = self.resolve(&mut call).await?;
         let Ruling { resolution, directive } = &ruling;
         let mut evaluation =
@@ -152,13 +152,15 @@ impl TenantEnforcer {
         if resolution.policy.policy.mode == Mode::Off && !look.dry_run {
             return Ok(evaluation);
         }
-        let mut tried = HashSet::new();
-        let mut ends = None;
+        if !call.is_started() {
+            self.calls.begin(&mut call, self.config.step_deadline).await?;
+        }
+        let (mut tried, mut ends) = (HashSet::new(), None);
         for listing in 1..=LISTINGS_PER_STEP_MAX {
             // The disk has written what came of the last revocations before the provider has listed what is left.
             let (view, ()) = tokio::join!(self.calls.list(call), self.close(look, ends.take()));
             let view = view?;
-            call.class = call.class.started();
+            call = call.started();
             let decision = self.decide(&view, &ruling, &look.user);
             let held = self.held(directive, resolution, look);
             let executed = held.is_none() && !look.dry_run;
@@ -189,7 +191,7 @@ impl TenantEnforcer {
                 return Ok(evaluation);
             }
             let batch: Vec<_> = fresh.into_iter().take(self.config.revokes_per_step_max).copied().collect();
-            let cause = Cause { look, decision: &decision, view: &view, is_paid: true, deadline };
+            let cause = Cause { look, decision: &decision, view: &view, is_paid: true, deadline: call.deadline };
             let ending = self.end_all(cause, &batch, &mut tried).await?;
             evaluation.outcomes.extend(ending.ends.iter().flat_map(|ends| ends.outcomes.iter().cloned()));
             ends = ending.ends;
@@ -239,8 +241,9 @@ impl TenantEnforcer {
         let resolution = match directive.policies.resolve(call.user, None, now) {
             Ok(resolution) => resolution,
             Err(_needed) => {
+                self.calls.begin(call, self.config.step_deadline).await?;
                 let traits = self.calls.traits(*call).await?;
-                call.class = call.class.started();
+                *call = call.started();
                 let resolved = directive.policies.resolve(call.user, Some(&traits), now);
                 resolved.map_err(|needed| StepError::Provider(ProviderError::Unavailable(needed.into())))?
             }

@@ -28,6 +28,7 @@ fn all() -> Vec<(&'static str, Plan)> {
             Plan { budget: Some(1), faults: vec![lost], ..plan(&logins) }
         }),
         ("looks that share a low rate end one after the other, and not never", generate::plan(502_578)),
+        ("looks that wait for their turn at a low rate do not lose the time for what follows", generate::plan(217_520)),
         ("a worker all of whose steps settle while the queue ends, ends with it", generate::plan(1_246)),
     ]
 }
