@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 
@@ -16,10 +17,12 @@ use super::keeper::Keeper;
 use super::records::{BrokerCourier, LedgerRecords, Watch};
 use super::{Roles, loginradius};
 use crate::api::admin::{self, Admin};
-use crate::api::{self, Hosts};
+use crate::api::{self, Hosts, v1};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
-use crate::ledger::{Ledger, LedgerOptions, LedgerThread, RemoteLedger, SqliteLedger};
+use crate::ledger::{
+    Endings, KNOWN_FOR, Ledger, LedgerOptions, LedgerThread, Remembering, RemoteLedger, SqliteLedger, endings_of,
+};
 use crate::model::TenantId;
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
 use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles};
@@ -51,6 +54,8 @@ pub struct Core {
     /// Where this process keeps the ledger and the sweep is on.
     pub(super) sweep: Option<Sweep>,
     pub(super) deciding: Deciding,
+    /// The ends of the last day, as far as this process hears of them.
+    pub(super) endings: Arc<Endings>,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     /// Empty where this process calls no provider.
@@ -93,6 +98,11 @@ impl Core {
             (None, Some(ledger)) => Arc::clone(ledger) as _,
             (None, None) => anyhow::bail!("there is neither a ledger nor a way to one"),
         };
+        let endings = Arc::<Endings>::default();
+        let ledger: Arc<dyn Ledger> = match purpose {
+            Purpose::Serve(roles) if roles.control => Arc::new(Remembering::new(ledger, Arc::clone(&endings), clock)),
+            _ => ledger,
+        };
         let queue: Arc<dyn Queue> = match &broker {
             Some((queue, _)) => Arc::new(queue.clone()),
             None => Arc::new(journal.clone()),
@@ -110,6 +120,7 @@ impl Core {
             remote_ledger,
             sweep: None,
             deciding,
+            endings,
             metrics,
             clock,
             workers: BTreeMap::new(),
@@ -129,7 +140,8 @@ impl Core {
         if let (true, Some((ledger, _))) = (roles.control, &self.own_ledger) {
             let guard = self.deciding.brakes.guard;
             let watch = self.deciding.control().map(|control| Watch::new(control, guard, self.clock));
-            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch }));
+            let endings = Arc::clone(&self.endings);
+            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch, endings }));
         }
         if self.workers.is_empty() {
             return task;
@@ -226,6 +238,33 @@ impl Core {
             users: self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone()),
             key,
             hosts,
+        })
+    }
+
+    /// Takes the ends of the last day out of the ledger, as they were before this process began.
+    pub(super) async fn remember_endings(&self) {
+        let Some((ledger, _)) = &self.own_ledger else { return };
+        let since = self.clock.now().checked_sub(KNOWN_FOR).unwrap_or(Timestamp::MIN);
+        for tenant in self.workers.keys() {
+            match ledger.ends_since(tenant, since).await {
+                Ok(ends) => ends
+                    .iter()
+                    .flat_map(|(user, decision)| endings_of(tenant, user, decision))
+                    .for_each(|ending| self.endings.note(ending)),
+                Err(error) => tracing::warn!("who was signed out before is not known: {:#}", anyhow::Error::new(error)),
+            }
+        }
+    }
+
+    /// The session API's routes.
+    pub(super) fn v1_router(&self, config: &Config) -> Router {
+        v1::router(v1::Sessions {
+            tenants: self.enforcers(),
+            queue: Arc::clone(&self.queue),
+            endings: Arc::clone(&self.endings),
+            control: self.deciding.control(),
+            clock: self.clock,
+            config: config.api.clone(),
         })
     }
 

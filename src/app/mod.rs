@@ -29,7 +29,9 @@ pub use self::admin_key::read as read_admin_key;
 pub use self::core::Core;
 use self::core::Purpose;
 pub use self::inside::{Inside, Waiting};
-pub use self::offline::{BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, prober};
+pub use self::offline::{
+    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, new_api_key, now, openapi, probe, probe_broker, prober,
+};
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
 pub use self::roles::Roles;
@@ -66,7 +68,7 @@ pub fn loginradius(section: &LoginRadiusSection) -> anyhow::Result<LoginRadius> 
 pub struct App {
     core: Core,
     roles: Roles,
-    /// `None` where this process takes no webhooks.
+    /// `None` where this process takes neither webhooks nor questions of apps.
     public: Option<Listener>,
     private: Listener,
     admin_key: SecretString,
@@ -102,7 +104,8 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     );
     let core = Core::open(config, Purpose::Serve(roles))?;
     warn_of_unknown_tenants(config, &core).await?;
-    let public = if roles.webhook { Some(public_listener(config, &core).await?) } else { None };
+    let has_public = roles.webhook || roles.control;
+    let public = if has_public { Some(public_listener(config, &core, roles).await?) } else { None };
     admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
@@ -127,7 +130,7 @@ fn probes(core: &Core) -> Probes {
     }
 }
 
-async fn public_listener(config: &Config, core: &Core) -> anyhow::Result<Listener> {
+async fn public_listener(config: &Config, core: &Core, roles: Roles) -> anyhow::Result<Listener> {
     let tls = match (&config.webhook.tls_cert, &config.webhook.tls_key) {
         (Some(cert), Some(key)) => Some(http::tls_from_files(cert, key).await?),
         _ => None,
@@ -146,10 +149,16 @@ async fn public_listener(config: &Config, core: &Core) -> anyhow::Result<Listene
         in_flight_max: config.webhook.in_flight_max,
         buffer_kib_max: WebhookLimits::BUFFER_KIB_MAX,
     };
-    let router = webhook::router(tenants, Arc::clone(&core.queue), limits, core.clock, core.metrics.clone())
-        .merge(probes::public_router(probes(core)))
-        .fallback(async || http::NO_ROUTE)
-        .method_not_allowed_fallback(async || http::WRONG_METHOD);
+    let mut router = probes::public_router(probes(core));
+    if roles.webhook {
+        let queue = Arc::clone(&core.queue);
+        router = router.merge(webhook::router(tenants, queue, limits, core.clock, core.metrics.clone()));
+    }
+    if roles.control {
+        core.remember_endings().await;
+        router = router.merge(core.v1_router(config));
+    }
+    let router = router.fallback(async || http::NO_ROUTE).method_not_allowed_fallback(async || http::WRONG_METHOD);
     let connections_max = http::connections_that_fit(config.webhook.connections_max);
     if connections_max < config.webhook.connections_max {
         tracing::warn!(

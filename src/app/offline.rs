@@ -2,10 +2,14 @@
 
 use std::collections::HashSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::loginradius;
+use crate::api::v1;
 use crate::clock::Clock;
 use crate::config::{Config, LoginRadiusSection};
 use crate::model::{SessionId, TenantId, UserId, View};
@@ -118,6 +122,24 @@ pub async fn probe_broker(config: &Config, duties: &[BrokerDuty]) -> Result<Stri
 /// The wall clock, for commands: they start, so they may read it.
 pub fn now() -> Timestamp {
     Clock::start().now()
+}
+
+/// Random bytes of an app's key.
+const KEY_BYTES: usize = 32;
+
+/// A new key for an app, and the SHA-256 of it for the configuration, in hex.
+pub fn new_api_key() -> (String, String) {
+    let key = format!("{}{}", v1::KEY_PREFIX, URL_SAFE_NO_PAD.encode(rand::random::<[u8; KEY_BYTES]>()));
+    let sha256 = hex::encode(Sha256::digest(key.as_bytes()));
+    (key, sha256)
+}
+
+/// The OpenAPI 3.1 description of the session API, as JSON.
+///
+/// # Errors
+/// Never, as far as anybody knows: it is made of constants.
+pub fn openapi() -> anyhow::Result<String> {
+    Ok(v1::document().to_pretty_json()?)
 }
 
 #[cfg(test)]

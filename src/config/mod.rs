@@ -5,6 +5,7 @@
 //! a field here, a line there, and a line in `deploy/soloist.example.toml`.
 
 mod admin;
+mod api;
 mod brakes;
 mod grammar;
 mod ledger;
@@ -29,6 +30,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 pub use self::admin::AdminConfig;
+pub use self::api::{ApiConfig, AppKey, Scope};
 pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig, Revocations};
 pub use self::grammar::{Grammar, duration};
 pub use self::ledger::LedgerConfig;
@@ -68,6 +70,7 @@ pub struct Config {
     pub tenants: BTreeMap<TenantId, TenantConfig>,
     pub worker: WorkerConfig,
     pub sweep: SweepConfig,
+    pub api: ApiConfig,
     pub directives: DirectivesConfig,
     pub budget: BudgetConfig,
     pub guard: GuardConfig,
@@ -225,6 +228,7 @@ impl Config {
                 drain_timeout: reader.take("worker.drain_timeout"),
             },
             sweep: sweep::read(&mut reader),
+            api: api::read(&mut reader),
             admin: admin::read(&mut reader),
             directives: brakes::read_directives(&mut reader),
             budget: brakes::read_budget(&mut reader),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::class::CallClass;
 use super::health::{Call, Health};
-use super::rate::{CallClass, RateGate};
+use super::rate::RateGate;
 use super::signs::Signs;
 use crate::model::{AccessToken, TenantId, UserId, UserTraits, View};
 use crate::provider::{ProviderError, Revoked, SessionProvider};
@@ -106,6 +107,18 @@ impl Calls {
         Ok(traits)
     }
 
+    /// Whose token it is. What comes of a stranger's token says nothing about the provider.
+    pub(super) async fn identify(&self, token: &AccessToken, deadline: Instant) -> Result<UserId, CallError> {
+        let passed = timeout_at(deadline, self.gate.pass(CallClass::Asked)).await;
+        passed.map_err(|_late| CallError::Deadline)?;
+        let answer = timeout_at(deadline, self.provider.identify(token)).await.unwrap_or_else(|_late| Err(too_late()));
+        let error = answer.as_ref().err();
+        self.heed(error);
+        let result = error.map_or("ok", ProviderError::class);
+        self.count("identify", result);
+        answer.map_err(CallError::Provider)
+    }
+
     /// One listing without further tries, to learn whether the provider answers.
     pub(super) async fn probe(&self, user: &UserId) -> Result<(), ProviderError> {
         self.gate.pass(CallClass::Revocation).await;
@@ -144,12 +157,20 @@ impl Calls {
 
     fn note<T>(&self, operation: &str, call: Call, user: &UserId, answer: &Result<T, ProviderError>) {
         let error = answer.as_ref().err();
+        self.heed(error);
+        self.health.note(user, call, error);
+        self.signs.note_answer(user, error);
+        self.count(operation, error.map_or("ok", ProviderError::class));
+    }
+
+    /// Stays away where that was asked for.
+    fn heed(&self, error: Option<&ProviderError>) {
         if let Some(ProviderError::Throttled { retry_after, .. }) = error {
             self.gate.close_for(retry_after.unwrap_or(THROTTLED_WAIT).min(THROTTLED_WAIT_MAX));
         }
-        self.health.note(user, call, error);
-        self.signs.note_answer(user, error);
-        let result = error.map_or("ok", ProviderError::class);
+    }
+
+    fn count(&self, operation: &str, result: &str) {
         let of = labels([("tenant", self.tenant.as_str()), ("operation", operation), ("result", result)]);
         self.metrics.provider_calls.get_or_create(&of).inc();
     }

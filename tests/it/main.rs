@@ -2,6 +2,8 @@
 
 // `cfg(test)` is always so here; it tells clippy that helpers outside test functions may unwrap, too.
 #[cfg(test)]
+mod api;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod brakes;

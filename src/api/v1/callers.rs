@@ -1,0 +1,381 @@
+//! Who asks, and whether they may.
+//!
+//! An app server shows a key of the configuration, a user the access token that LoginRadius gave them; both come as a
+//! Bearer token. Whose token it is LoginRadius says, by a call that does not prolong it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
+
+use super::Api;
+use super::limits::{Limit, network};
+use crate::config::{ApiConfig, AppKey, Scope};
+use crate::http::Problem;
+use crate::model::{AccessToken, SessionId, TenantId, TokenDigest, UserId};
+use crate::provider::ProviderError;
+use crate::worker::{StepError, TenantEnforcer};
+
+/// What every app key begins with, so that nobody's token is taken for one.
+pub const KEY_PREFIX: &str = "slk_";
+/// How long it is believed whose token it is.
+const IDENTITY_FOR: Duration = Duration::from_secs(5);
+/// Tokens whose users are known; a hundred bytes each.
+const IDENTITIES_MAX: usize = 100_000;
+/// Bytes of a token; LoginRadius' longest are below 4 KiB.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// A refused attempt counts for so many more requests of its address.
+const REFUSED_COUNTS: NonZeroU32 = NonZeroU32::new(9).unwrap();
+/// Names the tenant where there are several.
+const TENANT_HEADER: &str = "soloist-tenant";
+
+pub(super) const UNKNOWN: Problem = Problem::new(
+    StatusCode::UNAUTHORIZED,
+    "unauthenticated",
+    "send a valid app key or the user's access token as a Bearer token in the Authorization header",
+);
+const ENDED: Problem = Problem::new(
+    StatusCode::UNAUTHORIZED,
+    "session_ended",
+    "this session was ended: POST /v1/why with the same token says why",
+);
+const NOT_FOR_THIS: Problem =
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", "these credentials are not for this request");
+const NO_TENANT: Problem = Problem::new(
+    StatusCode::FORBIDDEN,
+    "tenant",
+    "name a configured tenant that these credentials are for in the Soloist-Tenant header",
+);
+
+pub(super) struct Callers {
+    keys: Vec<AppKey>,
+    proxies: Vec<IpAddr>,
+    by_key: Limit<usize>,
+    by_token: Limit<TokenDigest>,
+    by_address: Limit<IpAddr>,
+    identities: Mutex<HashMap<(TenantId, TokenDigest), (UserId, Instant)>>,
+}
+
+impl Callers {
+    pub(super) fn new(config: &ApiConfig) -> Self {
+        Self {
+            keys: config.keys.clone(),
+            proxies: config.trusted_proxies.clone(),
+            by_key: Limit::new(config.key_requests_per_second),
+            by_token: Limit::new(config.token_requests_per_second),
+            by_address: Limit::new(config.address_requests_per_second),
+            identities: Mutex::default(),
+        }
+    }
+
+    /// Whether this address may ask now. App servers are counted by their key.
+    pub(super) fn admit_address(&self, request: &Request) -> Result<(), Problem> {
+        let has_key = bearer(request.headers()).is_some_and(|bearer| bearer.starts_with(KEY_PREFIX));
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        match self.address(peer, request.headers()) {
+            Some(address) if !has_key => self.by_address.admit(&address),
+            _ => Ok(()),
+        }
+    }
+
+    /// An attempt that fails slows its address down.
+    fn refuse(&self, parts: &Parts) {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        if let Some(address) = self.address(peer, &parts.headers) {
+            self.by_address.charge(&address, REFUSED_COUNTS);
+        }
+    }
+
+    /// Who asks: behind proxies that are trusted, the last address that none of them is.
+    fn address(&self, peer: Option<&ConnectInfo<SocketAddr>>, headers: &HeaderMap) -> Option<IpAddr> {
+        let peer = peer?.0.ip().to_canonical();
+        if !self.proxies.contains(&peer) {
+            return Some(network(peer));
+        }
+        let named = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+        let named: Vec<IpAddr> =
+            named.flat_map(|line| line.split(',')).filter_map(|ip| ip.trim().parse().ok()).collect();
+        let asking = named.into_iter().map(|ip| ip.to_canonical()).rfind(|ip| !self.proxies.contains(ip));
+        Some(network(asking.unwrap_or(peer)))
+    }
+
+    fn key_of(&self, presented: &str) -> Option<(usize, &AppKey)> {
+        let digest: [u8; 32] = Sha256::digest(presented.as_bytes()).into();
+        // All are compared, so that the time tells nothing.
+        self.keys.iter().enumerate().fold(None, |found, (place, key)| {
+            if bool::from(key.sha256.ct_eq(&digest)) { Some((place, key)) } else { found }
+        })
+    }
+
+    fn identities(&self) -> MutexGuard<'_, HashMap<(TenantId, TokenDigest), (UserId, Instant)>> {
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= TOKEN_BYTES_MAX).then_some(token)
+}
+
+/// An app server, by its key.
+#[derive(Clone, Debug)]
+pub(super) struct App {
+    scopes: Vec<Scope>,
+    tenant: TenantId,
+}
+
+/// A user, by the token of one of their sessions.
+#[derive(Clone, Debug)]
+pub(super) struct User {
+    pub(super) tenant: TenantId,
+    pub(super) id: UserId,
+    pub(super) token: AccessToken,
+}
+
+impl User {
+    pub(super) fn session(&self) -> SessionId {
+        self.token.digest().session_id()
+    }
+}
+
+/// Either of them.
+#[derive(Clone, Debug)]
+pub(super) enum Caller {
+    App(App),
+    User(User),
+}
+
+/// Somebody who holds a token, dead or alive.
+#[derive(Clone, Debug)]
+pub(super) struct Holder {
+    pub(super) tenant: TenantId,
+    pub(super) token: AccessToken,
+}
+
+impl Caller {
+    /// The tenant that an app server asks about, if it may ask this.
+    pub(super) fn app(&self, scope: Scope) -> Result<&TenantId, Problem> {
+        match self {
+            Self::App(app) if app.scopes.contains(&scope) => Ok(&app.tenant),
+            _ => Err(NOT_FOR_THIS),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        let presented = bearer(&parts.headers).map(str::to_owned);
+        let caller = match &presented {
+            Some(key) if key.starts_with(KEY_PREFIX) => api.app(&parts.headers, key).map(Self::App),
+            Some(token) => api.user(&parts.headers, token).await.map(Self::User),
+            None => Err(UNKNOWN),
+        };
+        caller.map_err(|problem| {
+            if problem.status == StatusCode::UNAUTHORIZED {
+                api.callers.refuse(parts);
+            }
+            Refused(problem)
+        })
+    }
+}
+
+/// An app server that may ask who would have to go; the tenant it asks about.
+pub(super) struct MayCheck(pub(super) TenantId);
+
+impl FromRequestParts<Arc<Api>> for MayCheck {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        caller.app(Scope::Checkpoint).cloned().map(Self).map_err(Refused)
+    }
+}
+
+/// An app server that may ask what became of a session; the tenant it asks about.
+pub(super) struct MayKnow(pub(super) TenantId);
+
+impl FromRequestParts<Arc<Api>> for MayKnow {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        caller.app(Scope::Verdict).cloned().map(Self).map_err(Refused)
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for User {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        match Caller::from_request_parts(parts, api).await? {
+            Caller::User(user) => Ok(user),
+            Caller::App(_) => Err(Refused(NOT_FOR_THIS)),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Holder {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        let token = bearer(&parts.headers).filter(|token| !token.starts_with(KEY_PREFIX)).map(AccessToken::new);
+        let Some(token) = token else {
+            api.callers.refuse(parts);
+            return Err(Refused(UNKNOWN));
+        };
+        api.callers.by_token.admit(&token.digest()).map_err(Refused)?;
+        let (tenant, _) = api.tenant_named(&parts.headers).map_err(Refused)?;
+        Ok(Self { tenant: tenant.clone(), token })
+    }
+}
+
+/// Refused credentials, said as HTTP wants it.
+pub(super) struct Refused(Problem);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = self.0.into_response();
+        if self.0.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl Api {
+    pub(super) fn enforcer(&self, tenant: &TenantId) -> Result<&Arc<TenantEnforcer>, Problem> {
+        self.sessions.tenants.get(tenant).ok_or(NO_TENANT)
+    }
+
+    /// The tenant that the header names; without it the default one, or the only one.
+    fn tenant_named(&self, headers: &HeaderMap) -> Result<(&TenantId, &Arc<TenantEnforcer>), Problem> {
+        let tenants = &self.sessions.tenants;
+        let found = if let Some(name) = headers.get(TENANT_HEADER) {
+            let name = name.to_str().ok().and_then(|name| TenantId::parse(name).ok());
+            name.and_then(|name| tenants.get_key_value(&name))
+        } else {
+            let only = || if tenants.len() == 1 { tenants.first_key_value() } else { None };
+            tenants.get_key_value(&TenantId::default_tenant()).or_else(only)
+        };
+        found.ok_or(NO_TENANT)
+    }
+
+    fn app(&self, headers: &HeaderMap, presented: &str) -> Result<App, Problem> {
+        let (place, key) = self.callers.key_of(presented).ok_or(UNKNOWN)?;
+        if key.expires.is_some_and(|expires| self.sessions.clock.now() >= expires) {
+            return Err(UNKNOWN);
+        }
+        self.callers.by_key.admit(&place)?;
+        let tenant = match (&key.tenant, headers.get(TENANT_HEADER)) {
+            (Some(own), None) => own,
+            (own, _) => {
+                let (named, _) = self.tenant_named(headers)?;
+                if own.as_ref().is_some_and(|own| own != named) {
+                    return Err(NO_TENANT);
+                }
+                named
+            }
+        };
+        Ok(App { scopes: key.scopes.clone(), tenant: tenant.clone() })
+    }
+
+    async fn user(&self, headers: &HeaderMap, presented: &str) -> Result<User, Problem> {
+        let token = AccessToken::new(presented);
+        self.callers.by_token.admit(&token.digest())?;
+        let (tenant, enforcer) = self.tenant_named(headers)?;
+        self.identify(tenant, enforcer, token).await
+    }
+
+    /// Whose token it is, as LoginRadius said within the last seconds; one that we ended is dead at once.
+    pub(super) async fn identify(
+        &self,
+        tenant: &TenantId,
+        enforcer: &TenantEnforcer,
+        token: AccessToken,
+    ) -> Result<User, Problem> {
+        let digest = token.digest();
+        if self.sessions.endings.has_ended(tenant, digest.session_id(), self.sessions.clock.now()) {
+            return Err(ENDED);
+        }
+        let key = (tenant.clone(), digest);
+        let known = self.callers.identities().get(&key).filter(|(_, at)| at.elapsed() < IDENTITY_FOR).cloned();
+        if let Some((id, _)) = known {
+            return Ok(User { tenant: tenant.clone(), id, token });
+        }
+        let identified = self.in_time(async {
+            match enforcer.identify(&token, self.sessions.config.wait_max).await {
+                Err(StepError::Provider(ProviderError::Refused(_) | ProviderError::UserUnknown(_))) => Ok(None),
+                answered => answered.map(Some),
+            }
+        });
+        let Some(id) = identified.await? else {
+            return Err(UNKNOWN);
+        };
+        let mut identities = self.callers.identities();
+        if identities.len() >= IDENTITIES_MAX {
+            identities.retain(|_, (_, at)| at.elapsed() < IDENTITY_FOR);
+        }
+        if identities.len() < IDENTITIES_MAX {
+            identities.insert(key, (id.clone(), Instant::now()));
+        }
+        Ok(User { tenant: tenant.clone(), id, token })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn callers(proxies: &[&str]) -> Callers {
+        Callers {
+            keys: Vec::new(),
+            proxies: proxies.iter().map(|ip| ip.parse().unwrap()).collect(),
+            by_key: Limit::new(1),
+            by_token: Limit::new(1),
+            by_address: Limit::new(1),
+            identities: Mutex::default(),
+        }
+    }
+
+    fn asks(callers: &Callers, peer: &str, forwarded: Option<&'static str>) -> String {
+        let peer = ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1));
+        let headers = forwarded
+            .map(|value| (header::HeaderName::from_static("x-forwarded-for"), HeaderValue::from_static(value)));
+        callers.address(Some(&peer), &headers.into_iter().collect()).unwrap().to_string()
+    }
+
+    #[test]
+    fn only_proxies_that_are_trusted_say_who_asks() {
+        let direct = callers(&[]);
+        assert_eq!(asks(&direct, "192.0.2.1", Some("198.51.100.7")), "192.0.2.1");
+        let behind = callers(&["192.0.2.1", "192.0.2.2"]);
+        assert_eq!(asks(&behind, "192.0.2.1", Some("203.0.113.9, 198.51.100.7, 192.0.2.2")), "198.51.100.7");
+        assert_eq!(asks(&behind, "192.0.2.1", Some("junk")), "192.0.2.1");
+        assert_eq!(asks(&behind, "::ffff:192.0.2.1", Some("2001:db8:1:2:3::4")), "2001:db8:1:2::");
+    }
+
+    #[test]
+    fn a_bearer_token_is_read_in_any_case_of_its_scheme_and_up_to_its_limit() {
+        let read = |value: &str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(read("bearer abc").as_deref(), Some("abc"));
+        for junk in ["abc", "Basic abc", "Bearer", "Bearer  ", &format!("Bearer {}", "x".repeat(TOKEN_BYTES_MAX + 1))] {
+            assert_eq!(read(junk), None, "{junk}");
+        }
+    }
+}
