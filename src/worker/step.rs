@@ -356,7 +356,9 @@ fn look_again(look: &Look, view: &View, decision: &Decision, surplus_left: bool)
     }
     match (look.login_at, look.reason) {
         (Some(login_at), _) if !is_visible(login_at, view) => on_ladder(Why::LoginNotVisible),
-        (None, Reason::Login) => {
+        // Of whom it is not known when they logged in, there is one look after the time that a listing may lag; also where
+        // surplus has called for an earlier one.
+        (None, Reason::Login | Reason::Recheck { rung: ..retry::RECHECK_ONCE }) => {
             let rung = retry::RECHECK_ONCE;
             retry::recheck_delay(rung).map(|after| LookAgain { after, rung, why: Why::LoginNotVisible })
         }

@@ -29,6 +29,7 @@ fn all() -> Vec<(&'static str, Plan)> {
         }),
         ("looks that share a low rate end one after the other, and not never", generate::plan(502_578)),
         ("looks that wait for their turn at a low rate do not lose the time for what follows", generate::plan(217_520)),
+        ("surplus that is looked for again takes away no look for a login of an unknown time", generate::plan(280_966)),
         ("a worker all of whose steps settle while the queue ends, ends with it", generate::plan(1_246)),
     ]
 }
