@@ -9,6 +9,7 @@ use axum::Router;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::bulletin::{self, Bulletin, Ear};
 use super::deciding::{Deciding, Source};
@@ -141,7 +142,7 @@ impl Core {
             let guard = self.deciding.brakes.guard;
             let watch = self.deciding.control().map(|control| Watch::new(control, guard, self.clock));
             let endings = Arc::clone(&self.endings);
-            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch, endings }));
+            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch, endings, clock: self.clock }));
         }
         if self.workers.is_empty() {
             return task;
@@ -250,14 +251,14 @@ impl Core {
                 Ok(ends) => ends
                     .iter()
                     .flat_map(|(user, decision)| endings_of(tenant, user, decision))
-                    .for_each(|ending| self.endings.note(ending)),
+                    .for_each(|ending| self.endings.note(ending, self.clock.now())),
                 Err(error) => tracing::warn!("who was signed out before is not known: {:#}", anyhow::Error::new(error)),
             }
         }
     }
 
     /// The session API's routes.
-    pub(super) fn v1_router(&self, config: &Config) -> Router {
+    pub(super) fn v1_router(&self, config: &Config, closing: CancellationToken) -> Router {
         v1::router(v1::Sessions {
             tenants: self.enforcers(),
             queue: Arc::clone(&self.queue),
@@ -265,6 +266,7 @@ impl Core {
             control: self.deciding.control(),
             clock: self.clock,
             config: config.api.clone(),
+            closing,
         })
     }
 

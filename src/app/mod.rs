@@ -71,6 +71,8 @@ pub struct App {
     /// `None` where this process takes neither webhooks nor questions of apps.
     public: Option<Listener>,
     private: Listener,
+    /// Ends the streams of the public listener.
+    streams: CancellationToken,
     admin_key: SecretString,
 }
 
@@ -104,8 +106,14 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     );
     let core = Core::open(config, Purpose::Serve(roles))?;
     warn_of_unknown_tenants(config, &core).await?;
-    let has_public = roles.webhook || roles.control;
-    let public = if has_public { Some(public_listener(config, &core, roles).await?) } else { None };
+    let streams = CancellationToken::new();
+    let public_addr = if roles.webhook { Some(config.webhook.listen) } else { config.api.listen };
+    let public = match public_addr {
+        Some(addr) if roles.webhook || roles.control => {
+            Some(public_listener(config, &core, (roles, addr), &streams).await?)
+        }
+        _ => None,
+    };
     admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
@@ -118,7 +126,7 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     };
     let private = Listener::bind(config.admin.listen, private, private_server)?;
     admin_addr::write(&config.data_dir, private.addr)?;
-    Ok(App { core, roles, public, private, admin_key })
+    Ok(App { core, roles, public, private, streams, admin_key })
 }
 
 fn probes(core: &Core) -> Probes {
@@ -130,7 +138,12 @@ fn probes(core: &Core) -> Probes {
     }
 }
 
-async fn public_listener(config: &Config, core: &Core, roles: Roles) -> anyhow::Result<Listener> {
+async fn public_listener(
+    config: &Config,
+    core: &Core,
+    (roles, addr): (Roles, SocketAddr),
+    streams: &CancellationToken,
+) -> anyhow::Result<Listener> {
     let tls = match (&config.webhook.tls_cert, &config.webhook.tls_key) {
         (Some(cert), Some(key)) => Some(http::tls_from_files(cert, key).await?),
         _ => None,
@@ -156,7 +169,7 @@ async fn public_listener(config: &Config, core: &Core, roles: Roles) -> anyhow::
     }
     if roles.control {
         core.remember_endings().await;
-        router = router.merge(core.v1_router(config));
+        router = router.merge(core.v1_router(config, streams.clone()));
     }
     let router = router.fallback(async || http::NO_ROUTE).method_not_allowed_fallback(async || http::WRONG_METHOD);
     let connections_max = http::connections_that_fit(config.webhook.connections_max);
@@ -172,7 +185,7 @@ async fn public_listener(config: &Config, core: &Core, roles: Roles) -> anyhow::
         connections_max,
         tls,
     };
-    Listener::bind(config.webhook.listen, router, server)
+    Listener::bind(addr, router, server)
 }
 
 /// Messages of a tenant that is no longer configured are kept, but nobody works on them.
@@ -227,6 +240,12 @@ impl App {
             parts.add("keeper of directives", keeper.run(stop.clone()));
         }
         let listeners = [("webhook listener", self.public), ("admin listener", Some(self.private))];
+        let (streams, told) = (self.streams, stop.clone());
+        parts.add("end of streams", async move {
+            told.cancelled().await;
+            streams.cancel();
+            Ok(())
+        });
         for (name, listener) in listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?))) {
             parts.add(name, serve(listener, stop.clone()));
         }

@@ -1,6 +1,6 @@
 //! `[api]` and `[why]`: the session API and who may use it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +37,10 @@ pub struct ApiConfig {
     pub keys: Vec<AppKey>,
     /// Sites whose pages may call: `https://app.example`.
     pub origins: Vec<String>,
+    /// Where it listens in a process that takes no webhooks; otherwise it shares their listener.
+    pub listen: Option<SocketAddr>,
+    /// Streams that may be open at once.
+    pub streams_max: usize,
     /// How long an answer may wait for LoginRadius.
     pub wait_max: Duration,
     /// Percent of the calls to LoginRadius that it gets while logins wait.
@@ -77,6 +81,8 @@ pub(super) fn read(reader: &mut Reader) -> ApiConfig {
         keys,
         origins,
         trusted_proxies,
+        listen: reader.take_optional("api.listen"),
+        streams_max: reader.take("api.streams_max"),
         wait_max: reader.take("api.wait_max"),
         rate_percent: reader.take("api.rate_percent"),
         key_requests_per_second: reader.take("api.key_requests_per_second"),

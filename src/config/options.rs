@@ -183,6 +183,10 @@ static OPTIONS: &[OptionDoc] = &[
 
     option("api.keys", None, Grammar::List("a list of tables with name, sha256 and scopes, and optionally tenant and expires"),
         "keys of apps that may ask, as soloist api-key new prints them; scopes are checkpoint and verdict"),
+    option("api.listen", None, Grammar::Address,
+        "address and port of the session API in a control process that takes no webhooks; otherwise it shares webhook.listen"),
+    option("api.streams_max", Some("8192"), count(1_000_000),
+        "tabs that may listen for their end at the same time; each holds a connection, see webhook.connections_max"),
     option("api.origins", None, Grammar::List("a list of sites such as [\"https://app.example\"]"),
         "sites whose pages may call the session API"),
     option("api.wait_max", Some("3s"), seconds(100, MINUTE),

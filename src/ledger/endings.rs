@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::model::{SessionId, TenantId, UserId};
-use crate::policy::ReasonCode;
+use crate::policy::{Action, ReasonCode};
 
 /// How long an end is known.
 pub const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(24);
@@ -18,6 +18,9 @@ pub const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(24);
 const ENDINGS_MAX: usize = 1_000_000;
 /// Sessions of one generation that were kept at the last look, a few dozen bytes each.
 const KEPT_GENERATION_MAX: usize = 500_000;
+
+/// Who may wait for the end of one session at the same time: the tabs of a browser.
+const WAITING_MAX: usize = 16;
 
 /// One session that we have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,16 +103,20 @@ struct Inner {
 }
 
 impl Endings {
-    /// Takes in an end. One that is known already is told to nobody again.
-    pub fn note(&self, ending: Ending) {
+    /// Takes in an end. One that is known already stays as it is, and is told to nobody again.
+    pub fn note(&self, ending: Ending, now: Timestamp) {
         let ending = Arc::new(ending);
         {
             let mut inner = self.write();
-            if inner.by_session.insert(ending.session, Arc::clone(&ending)).is_some() {
+            if !is_fresh(&ending, now) || inner.by_session.contains_key(&ending.session) {
                 return;
             }
+            inner.by_session.insert(ending.session, Arc::clone(&ending));
             inner.oldest_first.push_back(ending.session);
-            inner.forget(ending.at);
+            for kept in &mut inner.kept {
+                kept.remove(&ending.session);
+            }
+            inner.forget(now);
         }
         for sender in self.waiting().remove(&ending.session).into_iter().flatten() {
             // It may have gone away.
@@ -135,7 +142,8 @@ impl Endings {
         if let Some(ending) = ended {
             return Known::Ended(Arc::clone(ending));
         }
-        let kept = inner.kept.iter().find_map(|kept| kept.get(&session)).filter(|(of, _)| of == tenant);
+        let kept = inner.kept.iter().find_map(|kept| kept.get(&session));
+        let kept = kept.filter(|(of, as_of)| of == tenant && now.duration_since(*as_of) < KNOWN_FOR);
         kept.map_or(Known::Unknown, |(_, as_of)| Known::Kept { as_of: *as_of })
     }
 
@@ -144,11 +152,16 @@ impl Endings {
         matches!(self.of(tenant, session, now), Known::Ended(_))
     }
 
-    /// Waits for the end of a session from now on.
-    pub fn wait_for(self: &Arc<Self>, session: SessionId) -> Waiting {
+    /// Waits for the end of a session from now on; `None` where [`WAITING_MAX`] wait for it already.
+    pub fn wait_for(self: &Arc<Self>, session: SessionId) -> Option<Waiting> {
         let (sender, told) = oneshot::channel();
-        self.waiting().entry(session).or_default().push(sender);
-        Waiting { endings: Arc::clone(self), session, told: Some(told) }
+        let mut waiting = self.waiting();
+        let of_session = waiting.entry(session).or_default();
+        if of_session.len() >= WAITING_MAX {
+            return None;
+        }
+        of_session.push(sender);
+        Some(Waiting { endings: Arc::clone(self), session, told: Some(told) })
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<SessionId, Vec<oneshot::Sender<Arc<Ending>>>>> {
@@ -180,6 +193,13 @@ impl Inner {
 
 fn is_fresh(ending: &Ending, now: Timestamp) -> bool {
     now.duration_since(ending.at) < KNOWN_FOR
+}
+
+/// The sessions that a recorded decision kept, of those that it names.
+pub fn kept_of(decision: &Value) -> Vec<SessionId> {
+    let kept =
+        list(decision.get("verdicts")).filter(|verdict| text(verdict, "action") != Some(Action::Revoke.as_str()));
+    kept.filter_map(|verdict| SessionId::parse(text(verdict, "session")?).ok()).collect()
 }
 
 /// The ends of one recorded decision, as [`super::Ledger::recent`] shows it.
@@ -244,7 +264,7 @@ mod tests {
     #[test]
     fn an_end_is_known_for_a_day_to_its_tenant_alone() {
         let endings = Endings::default();
-        endings.note(ending(1, "2026-01-01T00:00:00Z"));
+        endings.note(ending(1, "2026-01-01T00:00:00Z"), at("2026-01-01T00:00:00Z"));
         let of = |tenant: &TenantId, now| endings.of(tenant, SessionId([1; 16]), at(now));
         assert!(matches!(of(&tenant(), "2026-01-01T23:59:59Z"), Known::Ended(_)));
         assert_eq!(of(&tenant(), "2026-01-02T00:00:00Z"), Known::Unknown);
@@ -257,17 +277,17 @@ mod tests {
         let (session, now) = (SessionId([1; 16]), at("2026-01-01T00:00:02Z"));
         endings.note_kept(&tenant(), [session], at("2026-01-01T00:00:00Z"));
         assert_eq!(endings.of(&tenant(), session, now), Known::Kept { as_of: at("2026-01-01T00:00:00Z") });
-        endings.note(ending(1, "2026-01-01T00:00:01Z"));
+        endings.note(ending(1, "2026-01-01T00:00:01Z"), now);
         assert!(endings.has_ended(&tenant(), session, now));
     }
 
     #[tokio::test]
     async fn all_who_wait_for_a_session_are_told_and_who_left_is_forgotten() {
         let endings = Arc::new(Endings::default());
-        let mut two = [endings.wait_for(SessionId([1; 16])), endings.wait_for(SessionId([1; 16]))];
+        let mut two = [(); 2].map(|()| endings.wait_for(SessionId([1; 16])).unwrap());
         drop(endings.wait_for(SessionId([2; 16])));
         assert_eq!(endings.waiting().len(), 1);
-        endings.note(ending(1, "2026-01-01T00:00:00Z"));
+        endings.note(ending(1, "2026-01-01T00:00:00Z"), at("2026-01-01T00:00:00Z"));
         for waiting in &mut two {
             assert_eq!(waiting.ended().await.session, SessionId([1; 16]));
         }
@@ -277,8 +297,8 @@ mod tests {
     #[test]
     fn what_is_older_than_a_day_leaves_when_something_new_comes() {
         let endings = Endings::default();
-        endings.note(ending(1, "2026-01-01T00:00:00Z"));
-        endings.note(ending(2, "2026-01-03T00:00:00Z"));
+        endings.note(ending(1, "2026-01-01T00:00:00Z"), at("2026-01-01T00:00:00Z"));
+        endings.note(ending(2, "2026-01-03T00:00:00Z"), at("2026-01-03T00:00:00Z"));
         assert_eq!(endings.read().by_session.len(), 1);
     }
 

@@ -38,7 +38,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub use self::chain::{BadHead, Head};
-pub use self::endings::{Displacer, Ending, Endings, KNOWN_FOR, Known, Waiting, endings_of};
+pub use self::endings::{Displacer, Ending, Endings, KNOWN_FOR, Known, Waiting, endings_of, kept_of};
 pub use self::read::{ExportFilter, JsonLines};
 pub use self::record::BadRecord;
 pub use self::remembering::Remembering;

@@ -100,7 +100,7 @@ impl Ledger for Remembering {
             let now = self.clock.now();
             let ended: Vec<Ending> = outcomes.iter().filter_map(|outcome| known.ending(outcome, now)).collect();
             for ending in ended {
-                self.endings.note(ending);
+                self.endings.note(ending, now);
             }
         }
         self.inner.outcome(intent, outcomes).await

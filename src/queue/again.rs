@@ -1,5 +1,7 @@
 //! Having users looked at again, outside of any login.
 
+use jiff::Timestamp;
+
 use super::{Queue, QueueError};
 use crate::model::{EventId, LoginEvent, Reason, TenantId, UserId};
 
@@ -11,7 +13,23 @@ const BATCH_MAX: usize = 256;
 /// # Errors
 /// When it could not be put into the queue; asking again is harmless.
 pub async fn look_at_once(queue: &dyn Queue, tenant: &TenantId, user: &UserId) -> Result<EventId, QueueError> {
-    let event = look(tenant, user, Reason::Enforce);
+    publish(queue, look(tenant, user, Reason::Enforce)).await
+}
+
+/// Has a user looked at who logged in a moment ago, as an app says: as for any login whose time is not known exactly.
+///
+/// # Errors
+/// When it could not be put into the queue; asking again is harmless.
+pub async fn look_for_login(
+    queue: &dyn Queue,
+    tenant: &TenantId,
+    user: &UserId,
+    at: Timestamp,
+) -> Result<EventId, QueueError> {
+    publish(queue, LoginEvent { at: Some(at), ..look(tenant, user, Reason::Login) }).await
+}
+
+async fn publish(queue: &dyn Queue, event: LoginEvent) -> Result<EventId, QueueError> {
     let id = event.id.clone();
     queue.publish(&[event]).await?;
     Ok(id)

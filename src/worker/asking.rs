@@ -11,14 +11,17 @@ use tokio::time::Instant;
 use super::calls::CallFor;
 use super::class::CallClass;
 use super::ending::Cause;
-use super::step::{Enforcer as _, Evaluation, Look, Ruling, StepError, TenantEnforcer, with_sessions};
-use crate::ledger::{Ended, Held, Outcome};
+use super::step::{Enforcer as _, Evaluation, Look, REJECT_WINDOW, Ruling, StepError, TenantEnforcer, with_sessions};
+use crate::ledger::{Ended, Outcome};
 use crate::model::{AccessToken, Reason, Session, SessionDevice, SessionId, TokenDigest, UserId, UserTraits, View};
-use crate::policy::{Action, ReasonCode, Strategy, Verdict, Witnesses, device_count, distinct};
+use crate::policy::{Action, Decision, ReasonCode, Witnesses, device_count, distinct};
 use crate::provider::ProviderError;
 
 /// How much later than every listed login one is taken to be that is not listed yet.
 const JUST_AFTER: SignedDuration = SignedDuration::from_millis(1);
+
+/// Looks under way that are remembered before those that are over are cleared away.
+const VIEWS_KEPT: usize = 10_000;
 
 type Shared = OnceCell<Result<Arc<Evaluation>, Arc<StepError>>>;
 
@@ -32,6 +35,9 @@ impl Views {
         let mut views = self.lock();
         if let Some(under_way) = views.get(user).and_then(Weak::upgrade).filter(|shared| !shared.initialized()) {
             return under_way;
+        }
+        if views.len() >= VIEWS_KEPT {
+            views.retain(|_, view| view.strong_count() > 0);
         }
         let shared = Arc::new(Shared::new());
         views.insert(user.clone(), Arc::downgrade(&shared));
@@ -79,15 +85,15 @@ pub enum Newcomer<'a> {
 /// Whether a newcomer may stay, by the rule and as things are.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// The view with the newcomer in it.
+    /// The view with the newcomer in it. Nobody was ended.
     pub evaluation: Evaluation,
     pub newcomer: SessionId,
-    /// The newcomer is the one who must go.
+    /// The rule says that it must go.
     pub is_over: bool,
-    /// What keeps the rule's wish from being done.
-    pub held: Option<Held>,
-    /// The newcomer's session was ended.
-    pub ended: Option<Ended>,
+    /// Whether it is listed, so that its login and its device are known.
+    pub is_listed: bool,
+    /// It logged in so long ago that it is turned away no more.
+    pub is_settled: bool,
 }
 
 impl TenantEnforcer {
@@ -106,7 +112,9 @@ impl TenantEnforcer {
         let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: true };
         let look = async || {
             let looked = match self.evaluate(&look).await {
-                Err(StepError::Provider(ProviderError::UserUnknown(_))) => self.nobody(user),
+                Err(StepError::Provider(ProviderError::UserUnknown(_) | ProviderError::Refused(_))) => {
+                    self.nobody(user)
+                }
                 looked => looked,
             };
             looked.map(Arc::new).map_err(Arc::new)
@@ -114,49 +122,43 @@ impl TenantEnforcer {
         joined.shared.get_or_init(look).await.clone()
     }
 
-    /// Judges a newcomer among those who are listed. Where the newest are turned away and it is one too many, it is ended.
+    /// Judges a newcomer among those who are listed, and ends nobody.
     pub async fn admit(&self, user: &UserId, newcomer: Newcomer<'_>) -> Result<Admission, StepError> {
         let deadline = Instant::now() + self.config.step_deadline;
         let mut call = CallFor::new(user, CallClass::Asked, deadline);
         let (ruling, listed) = match self.listed(&mut call).await {
-            Err(StepError::Provider(ProviderError::UserUnknown(_))) => (self.of_stranger(user)?, NOBODY_THERE),
+            Err(StepError::Provider(ProviderError::UserUnknown(_) | ProviderError::Refused(_))) => {
+                (self.of_stranger(user)?, NOBODY_THERE)
+            }
             listed => listed?,
         };
-        let view = View { sessions: with_newcomer(&listed.sessions, newcomer), complete: listed.complete };
-        let digest = digest_of(newcomer);
-        let mut decision = self.decide(&view, &ruling, user);
-        let resolved = &ruling.resolution.policy.policy;
+        let (digest, now) = (digest_of(newcomer), self.clock.now());
+        let known = listed.sessions.iter().find(|session| session.digest == digest);
+        let login_at = known.and_then(|session| session.login_at);
+        let is_listed = known.is_some();
+        let sessions = if is_listed { listed.sessions } else { with_newcomer(listed.sessions, newcomer, now) };
+        let view = View { sessions, complete: listed.complete };
+        let decision = self.decide(&view, &ruling, user);
         let own = decision.verdicts.iter().find(|verdict| verdict.digest == digest);
-        let is_over =
-            resolved.strategy == Strategy::RejectNewest && own.is_some_and(|own| own.action == Action::Revoke);
-        let look = Look { user: user.clone(), reason: Reason::Login, at: None, login_at: None, dry_run: false };
-        let held = self.held(&ruling.directive, &ruling.resolution, &look);
-        let seen = distinct(&view);
-        let mut admission = Admission {
-            newcomer: digest.session_id(),
-            is_over,
-            held,
-            ended: None,
-            evaluation: Evaluation {
-                decision: Some(decision.clone()),
-                devices: device_count(&seen, resolved),
-                policy: Arc::clone(resolved),
-                view: seen,
-                outcomes: Vec::new(),
-                again: None,
-            },
-        };
-        if is_over && held.is_none() && matches!(newcomer, Newcomer::Here(_)) {
-            for verdict in decision.verdicts.iter_mut().filter(|verdict| verdict.digest != digest) {
-                spare(verdict);
-            }
-            let cause = Cause { look: &look, decision: &decision, view: &view, is_paid: true, deadline: call.deadline };
-            let outcomes = self.end_now(cause).await?;
-            admission.ended = outcomes.first().map(|outcome| outcome.ended);
-            admission.held = if outcomes.is_empty() { Some(Held::Budget) } else { None };
-            admission.evaluation.outcomes = outcomes;
+        let is_over = own.is_some_and(|own| own.action == Action::Revoke);
+        let evaluation = self.shown(decision, &view, &ruling, user);
+        let is_settled = login_at.is_some_and(|at| now.duration_since(at) > REJECT_WINDOW);
+        Ok(Admission { evaluation, newcomer: digest.session_id(), is_over, is_listed, is_settled })
+    }
+
+    /// What an app is to know of a view.
+    fn shown(&self, decision: Decision, view: &View, ruling: &Ruling, user: &UserId) -> Evaluation {
+        let policy = Arc::clone(&ruling.resolution.policy.policy);
+        let view = distinct(view);
+        Evaluation {
+            decision: Some(decision),
+            devices: device_count(&view, &policy),
+            view,
+            policy,
+            held: self.held(ruling, user, Reason::Login),
+            outcomes: Vec::new(),
+            again: None,
         }
-        Ok(admission)
     }
 
     async fn listed(&self, call: &mut CallFor<'_>) -> Result<(Ruling, View), StepError> {
@@ -174,21 +176,14 @@ impl TenantEnforcer {
 
     fn nobody(&self, user: &UserId) -> Result<Evaluation, StepError> {
         let ruling = self.of_stranger(user)?;
-        Ok(Evaluation {
-            decision: Some(self.decide(&NOBODY_THERE, &ruling, user)),
-            view: NOBODY_THERE,
-            devices: 0,
-            policy: Arc::clone(&ruling.resolution.policy.policy),
-            outcomes: Vec::new(),
-            again: None,
-        })
+        Ok(self.shown(self.decide(&NOBODY_THERE, &ruling, user), &NOBODY_THERE, &ruling, user))
     }
 
     /// Ends the sessions of a user that somebody has chosen, whatever the rule says; those that are not listed are left
-    /// out.
+    /// out. What comes of each is told, also where some could not be ended.
     ///
     /// # Errors
-    /// The first failure, after all were tried.
+    /// When none could be ended that was chosen.
     pub async fn end_chosen(
         &self,
         user: &UserId,
@@ -196,42 +191,31 @@ impl TenantEnforcer {
         reason: ReasonCode,
     ) -> Result<Vec<Outcome>, StepError> {
         let deadline = Instant::now() + self.config.step_deadline;
-        let mut call = CallFor::new(user, CallClass::Logins, deadline);
-        let ruling = self.resolve(&mut call).await?;
-        let view = self.calls.list(call).await?;
+        // What users ask goes behind the logins that are enforced.
+        let class = if reason == ReasonCode::Admin { CallClass::Logins } else { CallClass::Asked };
+        let mut call = CallFor::new(user, class, deadline);
+        let (ruling, view) = self.listed(&mut call).await?;
         let mut decision = self.decide(&view, &ruling, user);
         for verdict in &mut decision.verdicts {
             if is_chosen(verdict.digest.session_id()) {
                 (verdict.action, verdict.reason) = (Action::Revoke, Some(reason));
-                verdict.witnesses = Witnesses::default();
-            } else {
-                spare(verdict);
+            } else if verdict.action == Action::Revoke {
+                (verdict.action, verdict.reason) = (Action::Keep, None);
             }
+            verdict.witnesses = Witnesses::default();
         }
-        let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: false };
-        self.end_now(Cause { look: &look, decision: &decision, view: &view, is_paid: false, deadline: call.deadline })
-            .await
-    }
-
-    /// Ends what the decision says, and writes down what came of it.
-    async fn end_now(&self, cause: Cause<'_>) -> Result<Vec<Outcome>, StepError> {
-        let chosen = with_sessions(cause.decision.revocations(), cause.view);
+        let chosen = with_sessions(decision.revocations(), &view);
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
+        let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: false };
+        let cause = Cause { look: &look, decision: &decision, view: &view, is_paid: false, deadline };
         let ending = self.end_all(cause, &chosen, &mut HashSet::new()).await?;
         let outcomes = ending.ends.as_ref().map(|ends| ends.outcomes.clone()).unwrap_or_default();
-        self.close(cause.look, ending.ends).await;
-        ending.result.map(|()| outcomes)
+        self.close(&look, ending.ends).await;
+        let any_ended = outcomes.iter().any(|outcome| outcome.ended != Ended::Failed);
+        if any_ended { Ok(outcomes) } else { ending.result.map(|()| outcomes) }
     }
-}
-
-/// Whatever the rule says: nobody has chosen it.
-fn spare(verdict: &mut Verdict) {
-    if verdict.action == Action::Revoke {
-        (verdict.action, verdict.reason) = (Action::Keep, None);
-    }
-    verdict.witnesses = Witnesses::default();
 }
 
 const NOBODY_THERE: View = View { sessions: Vec::new(), complete: true };
@@ -246,18 +230,17 @@ fn digest_of(newcomer: Newcomer<'_>) -> TokenDigest {
     }
 }
 
-/// The sessions with the newcomer among them, as the newest where it is not listed.
-fn with_newcomer(listed: &[Session], newcomer: Newcomer<'_>) -> Vec<Session> {
-    let mut sessions = listed.to_vec();
-    let digest = digest_of(newcomer);
-    if sessions.iter().any(|session| session.digest == digest) {
-        return sessions;
-    }
-    let newest = listed.iter().filter_map(|session| session.login_at).max().unwrap_or(Timestamp::UNIX_EPOCH);
-    let login_at = Some(newest.checked_add(JUST_AFTER).unwrap_or(Timestamp::MAX));
+/// The sessions with the newcomer, who is not listed, as the newest among them.
+fn with_newcomer(mut sessions: Vec<Session>, newcomer: Newcomer<'_>, now: Timestamp) -> Vec<Session> {
+    let newest = sessions.iter().filter_map(|session| session.login_at).max();
+    let just_after = newest.map(|newest| newest.checked_add(JUST_AFTER).unwrap_or(Timestamp::MAX));
+    let login_at = Some(just_after.map_or(now, |after| after.max(now)));
     sessions.push(match newcomer {
         Newcomer::Here(token) => Session::new(token.expose(), login_at, SessionDevice::default()),
-        Newcomer::Imagined(device) => Session { digest, ..Session::new("", login_at, device.clone()) },
+        Newcomer::Imagined(device) => {
+            let nobodys = Session::new("", login_at, device.clone());
+            Session { digest: digest_of(newcomer), ..nobodys }
+        }
     });
     sessions
 }

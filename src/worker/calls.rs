@@ -123,7 +123,7 @@ impl Calls {
     pub(super) async fn probe(&self, user: &UserId) -> Result<(), ProviderError> {
         self.gate.pass(CallClass::Revocation).await;
         let listed = self.provider.list(user).await;
-        self.note("probe", Call::Look, user, &listed);
+        self.note("probe", (Call::Look, CallClass::Revocation), user, &listed);
         listed.map(drop)
     }
 
@@ -141,7 +141,7 @@ impl Calls {
             }
             let answer = timeout_at(call.deadline, make()).await.unwrap_or_else(|_late| Err(too_late()));
             let kind = if call.class == CallClass::Revocation { Call::Revoke } else { Call::Look };
-            self.note(operation, kind, call.user, &answer);
+            self.note(operation, (kind, call.class), call.user, &answer);
             tries += 1;
             let error = match answer {
                 Ok(answer) => return Ok(answer),
@@ -155,10 +155,19 @@ impl Calls {
         }
     }
 
-    fn note<T>(&self, operation: &str, call: Call, user: &UserId, answer: &Result<T, ProviderError>) {
+    fn note<T>(
+        &self,
+        operation: &str,
+        (call, class): (Call, CallClass),
+        user: &UserId,
+        answer: &Result<T, ProviderError>,
+    ) {
         let error = answer.as_ref().err();
         self.heed(error);
-        self.health.note(user, call, error);
+        // A user whom an app asks about may be any word that somebody typed.
+        if !(class == CallClass::Asked && matches!(error, Some(ProviderError::Refused(_)))) {
+            self.health.note(user, call, error);
+        }
         self.signs.note_answer(user, error);
         self.count(operation, error.map_or("ok", ProviderError::class));
     }

@@ -139,7 +139,7 @@ impl RateGate {
                 let may_be = background_is_due || nobody(&[Revocation, StartedLogins, Logins, Asked]);
                 may_be && (class == StartedBackground || nobody(&[StartedBackground]))
             }
-            _ if asked_is_due || background_is_due => false,
+            _ if background_is_due || (asked_is_due && class != Revocation) => false,
             Logins => nobody(&[Revocation, StartedLogins]),
             StartedLogins => nobody(&[Revocation]),
             Revocation => true,

@@ -215,8 +215,15 @@ mod tests {
         ];
         let again = Some(LookAgain { after: Duration::from_secs(1), rung: 0, why: Why::LoginNotVisible });
         let policy = std::sync::Arc::default();
-        let evaluation =
-            Evaluation { decision: None, view: View::default(), devices: 0, policy, outcomes: Vec::new(), again };
+        let evaluation = Evaluation {
+            decision: None,
+            view: View::default(),
+            devices: 0,
+            policy,
+            held: None,
+            outcomes: Vec::new(),
+            again,
+        };
         let settlements = after_look(&evaluation, &deliveries);
         let comes_again: Vec<u64> =
             settlements.iter().filter(|(_, s)| *s != Settlement::Ack).map(|(tag, _)| tag.number).collect();

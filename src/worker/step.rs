@@ -32,7 +32,7 @@ use crate::telemetry::{Metrics, labels};
 /// Listings of one step, the last look included. A user with more surplus than they can end is looked at again.
 const LISTINGS_PER_STEP_MAX: usize = 24;
 /// Under `reject_newest` only sessions this recent, seen from the login event, are ended.
-const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
+pub(super) const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
 /// Whom to look at, and what is known of the login that is the reason.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct Evaluation {
     pub devices: usize,
     /// That policy.
     pub policy: Arc<Policy>,
+    /// What would keep the rule's wish from being done for somebody who logs in.
+    pub held: Option<Held>,
     pub outcomes: Vec<Outcome>,
     /// When and why to look again.
     pub again: Option<LookAgain>,
@@ -135,12 +137,13 @@ impl TenantEnforcer {
         let class = if look.dry_run { CallClass::Asked } else { CallClass::of(look.reason.lane()) };
         let mut call = CallFor::new(&look.user, class, begins_before);
         let ruling = self.resolve(&mut call).await?;
-        let Ruling { resolution, directive } = &ruling;
+        let resolution = &ruling.resolution;
         let mut evaluation = Evaluation {
             decision: None,
             view: View::default(),
             devices: 0,
             policy: Arc::clone(&resolution.policy.policy),
+            held: self.held(&ruling, &look.user, Reason::Login),
             outcomes: Vec::new(),
             again: None,
         };
@@ -157,7 +160,7 @@ impl TenantEnforcer {
             let view = view?;
             call = call.started();
             let decision = self.decide(&view, &ruling, &look.user);
-            let held = self.held(directive, resolution, look);
+            let held = self.held(&ruling, &look.user, look.reason);
             let executed = held.is_none() && !look.dry_run;
             let chosen = chosen(&decision, &view, resolution, look);
             if listing == 1 {
@@ -262,16 +265,17 @@ impl TenantEnforcer {
     }
 
     /// What keeps the rule's wish from being done.
-    pub(super) fn held(&self, directive: &Directive, resolution: &Resolution, look: &Look) -> Option<Held> {
+    pub(super) fn held(&self, ruling: &Ruling, user: &UserId, reason: Reason) -> Option<Held> {
+        let Ruling { resolution, directive } = ruling;
         let policy = &resolution.policy.policy;
-        let in_time = policy.strategy == Strategy::EvictOldest || look.reason == Reason::Login;
+        let in_time = policy.strategy == Strategy::EvictOldest || reason == Reason::Login;
         let brakes = [
             (policy.mode != Mode::Enforce, Held::Observe),
-            (!policy.in_canary(&self.tenant, &look.user), Held::Canary),
+            (!policy.in_canary(&self.tenant, user), Held::Canary),
             (!in_time, Held::NotALogin),
             (!directive.is_current, Held::StaleDirectives),
             (directive.is_braked, Held::Budget),
-            (self.guard.holds(&look.user, directive.is_contended), Held::Contended),
+            (self.guard.holds(user, directive.is_contended), Held::Contended),
         ];
         brakes.into_iter().find(|(holds, _)| *holds).map(|(_, held)| held)
     }

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +12,14 @@ use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
 use super::Api;
-use super::limits::{Limit, network};
+use super::input::TOKEN_BYTES_MAX;
+use super::limits::{Limit, network, too_many};
 use crate::config::{ApiConfig, AppKey, Scope};
 use crate::http::Problem;
 use crate::model::{AccessToken, SessionId, TenantId, TokenDigest, UserId};
@@ -31,10 +32,12 @@ pub const KEY_PREFIX: &str = "slk_";
 const IDENTITY_FOR: Duration = Duration::from_secs(5);
 /// Tokens whose users are known; a hundred bytes each.
 const IDENTITIES_MAX: usize = 100_000;
-/// Bytes of a token; LoginRadius' longest are below 4 KiB.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// A refused attempt counts for so many more requests of its address.
-const REFUSED_COUNTS: NonZeroU32 = NonZeroU32::new(9).unwrap();
+/// Refused attempts of one address, in a second, for every ten requests that it may make.
+const REFUSED_PART: u32 = 10;
+/// How long an address may not ask that was refused too often.
+const BLOCKED_FOR: Duration = Duration::from_secs(5);
+/// Addresses that may not ask; beyond it those whose time is over are cleared away.
+const BLOCKED_MAX: usize = 100_000;
 /// Names the tenant where there are several.
 const TENANT_HEADER: &str = "soloist-tenant";
 
@@ -43,7 +46,7 @@ pub(super) const UNKNOWN: Problem = Problem::new(
     "unauthenticated",
     "send a valid app key or the user's access token as a Bearer token in the Authorization header",
 );
-const ENDED: Problem = Problem::new(
+pub(super) const ENDED: Problem = Problem::new(
     StatusCode::UNAUTHORIZED,
     "session_ended",
     "this session was ended: POST /v1/why with the same token says why",
@@ -62,6 +65,8 @@ pub(super) struct Callers {
     by_key: Limit<usize>,
     by_token: Limit<TokenDigest>,
     by_address: Limit<IpAddr>,
+    refused: Limit<IpAddr>,
+    blocked: Mutex<HashMap<IpAddr, Instant>>,
     identities: Mutex<HashMap<(TenantId, TokenDigest), (UserId, Instant)>>,
 }
 
@@ -73,52 +78,77 @@ impl Callers {
             by_key: Limit::new(config.key_requests_per_second),
             by_token: Limit::new(config.token_requests_per_second),
             by_address: Limit::new(config.address_requests_per_second),
+            refused: Limit::new((config.address_requests_per_second / REFUSED_PART).max(1)),
+            blocked: Mutex::default(),
             identities: Mutex::default(),
         }
     }
 
     /// Whether this address may ask now. App servers are counted by their key.
-    pub(super) fn admit_address(&self, request: &Request) -> Result<(), Problem> {
-        let has_key = bearer(request.headers()).is_some_and(|bearer| bearer.starts_with(KEY_PREFIX));
+    pub(super) fn admit_address(&self, request: &Request, now: Timestamp) -> Result<(), Problem> {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        match self.address(peer, request.headers()) {
-            Some(address) if !has_key => self.by_address.admit(&address),
-            _ => Ok(()),
+        let Some(address) = self.address(peer, request.headers()) else { return Ok(()) };
+        let presented = bearer(request.headers()).filter(|bearer| bearer.starts_with(KEY_PREFIX));
+        if presented.is_some_and(|key| self.key_of(key, now).is_some()) {
+            return Ok(());
+        }
+        let blocked = self.blocked().get(&address).map(|until| until.saturating_duration_since(Instant::now()));
+        match blocked.filter(|wait| !wait.is_zero()) {
+            Some(wait) => Err(too_many(wait)),
+            None => self.by_address.admit(&address),
         }
     }
 
-    /// An attempt that fails slows its address down.
+    /// Credentials that are nobody's slow their address down; an address that goes on may not ask for a while.
     fn refuse(&self, parts: &Parts) {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        if let Some(address) = self.address(peer, &parts.headers) {
-            self.by_address.charge(&address, REFUSED_COUNTS);
+        let Some(address) = self.address(peer, &parts.headers) else { return };
+        if self.refused.admit(&address).is_err() {
+            let mut blocked = self.blocked();
+            if blocked.len() >= BLOCKED_MAX {
+                blocked.retain(|_, until| Instant::now() < *until);
+            }
+            blocked.insert(address, Instant::now() + BLOCKED_FOR);
         }
     }
 
-    /// Who asks: behind proxies that are trusted, the last address that none of them is.
+    fn blocked(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who asks: behind proxies that are trusted, the last address that none of them is. Where one cannot be read, what
+    /// stands before it may be anybody's word.
     fn address(&self, peer: Option<&ConnectInfo<SocketAddr>>, headers: &HeaderMap) -> Option<IpAddr> {
-        let peer = peer?.0.ip().to_canonical();
-        if !self.proxies.contains(&peer) {
-            return Some(network(peer));
+        let mut asking = peer?.0.ip().to_canonical();
+        let lines: Vec<&str> =
+            headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
+        let mut named = lines.iter().rev().flat_map(|line| line.rsplit(','));
+        while self.proxies.contains(&asking) {
+            let Some(before) = named.next().and_then(read_address) else { break };
+            asking = before;
         }
-        let named = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-        let named: Vec<IpAddr> =
-            named.flat_map(|line| line.split(',')).filter_map(|ip| ip.trim().parse().ok()).collect();
-        let asking = named.into_iter().map(|ip| ip.to_canonical()).rfind(|ip| !self.proxies.contains(ip));
-        Some(network(asking.unwrap_or(peer)))
+        Some(network(asking))
     }
 
-    fn key_of(&self, presented: &str) -> Option<(usize, &AppKey)> {
+    fn key_of(&self, presented: &str, now: Timestamp) -> Option<(usize, &AppKey)> {
         let digest: [u8; 32] = Sha256::digest(presented.as_bytes()).into();
         // All are compared, so that the time tells nothing.
-        self.keys.iter().enumerate().fold(None, |found, (place, key)| {
+        let found = self.keys.iter().enumerate().fold(None, |found, (place, key)| {
             if bool::from(key.sha256.ct_eq(&digest)) { Some((place, key)) } else { found }
-        })
+        });
+        found.filter(|(_, key)| key.expires.is_none_or(|expires| now < expires))
     }
 
     fn identities(&self) -> MutexGuard<'_, HashMap<(TenantId, TokenDigest), (UserId, Instant)>> {
         self.identities.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `192.0.2.1`, `192.0.2.1:4711`, `[2001:db8::1]:4711` or `2001:db8::1`.
+fn read_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let ip = text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
+    ip.map(|ip: IpAddr| ip.to_canonical())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -184,7 +214,8 @@ impl FromRequestParts<Arc<Api>> for Caller {
             None => Err(UNKNOWN),
         };
         caller.map_err(|problem| {
-            if problem.status == StatusCode::UNAUTHORIZED {
+            // A tab that was signed out is no guess.
+            if problem.name == UNKNOWN.name {
                 api.callers.refuse(parts);
             }
             Refused(problem)
@@ -274,10 +305,7 @@ impl Api {
     }
 
     fn app(&self, headers: &HeaderMap, presented: &str) -> Result<App, Problem> {
-        let (place, key) = self.callers.key_of(presented).ok_or(UNKNOWN)?;
-        if key.expires.is_some_and(|expires| self.sessions.clock.now() >= expires) {
-            return Err(UNKNOWN);
-        }
+        let (place, key) = self.callers.key_of(presented, self.sessions.clock.now()).ok_or(UNKNOWN)?;
         self.callers.by_key.admit(&place)?;
         let tenant = match (&key.tenant, headers.get(TENANT_HEADER)) {
             (Some(own), None) => own,
@@ -324,6 +352,10 @@ impl Api {
         let Some(id) = identified.await? else {
             return Err(UNKNOWN);
         };
+        // It may have been ended while we asked.
+        if self.sessions.endings.has_ended(tenant, digest.session_id(), self.sessions.clock.now()) {
+            return Err(ENDED);
+        }
         let mut identities = self.callers.identities();
         if identities.len() >= IDENTITIES_MAX {
             identities.retain(|_, (_, at)| at.elapsed() < IDENTITY_FOR);
@@ -346,6 +378,8 @@ mod tests {
             by_key: Limit::new(1),
             by_token: Limit::new(1),
             by_address: Limit::new(1),
+            refused: Limit::new(1),
+            blocked: Mutex::default(),
             identities: Mutex::default(),
         }
     }
@@ -363,7 +397,10 @@ mod tests {
         assert_eq!(asks(&direct, "192.0.2.1", Some("198.51.100.7")), "192.0.2.1");
         let behind = callers(&["192.0.2.1", "192.0.2.2"]);
         assert_eq!(asks(&behind, "192.0.2.1", Some("203.0.113.9, 198.51.100.7, 192.0.2.2")), "198.51.100.7");
-        assert_eq!(asks(&behind, "192.0.2.1", Some("junk")), "192.0.2.1");
+        assert_eq!(asks(&behind, "192.0.2.1", Some("198.51.100.7:4711")), "198.51.100.7");
+        for junk in ["junk", "203.0.113.9, unknown"] {
+            assert_eq!(asks(&behind, "192.0.2.1", Some(junk)), "192.0.2.1", "{junk}");
+        }
         assert_eq!(asks(&behind, "::ffff:192.0.2.1", Some("2001:db8:1:2:3::4")), "2001:db8:1:2::");
     }
 

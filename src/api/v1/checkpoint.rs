@@ -10,12 +10,12 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::callers::{Caller, MayCheck};
+use super::input::{self, Body};
 use super::shown::{ShownDevice, would_end};
 use crate::config::Scope;
 use crate::http::Problem;
-use crate::model::{AccessToken, SessionDevice, TenantId, UserId};
-use crate::policy::{Mode, Strategy};
-use crate::queue::look_at_once;
+use crate::model::{SessionDevice, UserId};
+use crate::policy::{Count, Strategy};
 use crate::worker::{Admission, Evaluation, Newcomer};
 
 const BAD_UID: Problem = Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
@@ -55,8 +55,12 @@ pub(super) enum Because {
     OverLimit,
     /// The rule would have turned it away, but something keeps it from doing so: observe mode, a canary, a brake.
     NotEnforced,
-    /// Too little is known to turn anybody away: rows are missing, or a login time is.
+    /// Too little is known to turn anybody away: rows are missing, a login time is, or on which device this one is.
     Unclear,
+    /// Newer logins take its place: it is being ended.
+    Displaced,
+    /// The token that was given is nobody's, or no longer.
+    NoSession,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -64,29 +68,45 @@ pub(super) struct CheckpointAnswer {
     verdict: Admittance,
     reason: Because,
     #[schema(example = "enforce")]
-    mode: &'static str,
+    mode: Option<&'static str>,
     #[schema(example = "evict_oldest")]
-    strategy: &'static str,
+    strategy: Option<&'static str>,
     /// Devices that count, the newcomer's included where its token is known.
     device_count: usize,
     session_count: usize,
     /// Sessions that the rule ends: the older ones, or the newcomer's own.
     would_end: Vec<ShownDevice>,
-    /// The newcomer's session was ended.
-    ended: bool,
+    /// The newcomer's session is ended as soon as it is listed: that is durable in the queue.
+    ends_newcomer: bool,
     /// False where rows of the listing were missing.
     complete: bool,
 }
 
+impl CheckpointAnswer {
+    /// Of a token that is nobody's.
+    const DEAD: Self = Self {
+        verdict: Admittance::Deny,
+        reason: Because::NoSession,
+        mode: None,
+        strategy: None,
+        device_count: 0,
+        session_count: 0,
+        would_end: Vec::new(),
+        ends_newcomer: false,
+        complete: true,
+    };
+}
+
 /// Whether a login may go on. Where the oldest sessions give way it always may, and they are ended at once; where the
-/// newest are turned away, a session that is one too many is denied and ended, if its token is known.
+/// newest are turned away, a session that is one too many is denied and ended, if its token is known: by the same looks that
+/// follow every login.
 #[utoipa::path(post, path = "/v1/checkpoint", request_body = CheckpointRequest,
-    responses((status = 200, body = CheckpointAnswer), (status = 400), (status = 401), (status = 403), (status = 413), (status = 415), (status = 422), (status = 429), (status = 503)),
+    responses((status = 200, body = CheckpointAnswer), (status = 400), (status = 401), (status = 403), (status = 408), (status = 413), (status = 415), (status = 429), (status = 503)),
     security(("app_key" = []), ("user_token" = [])))]
 pub(super) async fn checkpoint(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Json(request): Json<CheckpointRequest>,
+    Body(request): Body<CheckpointRequest>,
 ) -> Result<Json<CheckpointAnswer>, Problem> {
     let (tenant, user, token) = match (&caller, request.uid, request.token) {
         (Caller::User(user), None, None) => (user.tenant.clone(), user.id.clone(), Some(user.token.clone())),
@@ -96,8 +116,12 @@ pub(super) async fn checkpoint(
         }
         (Caller::App(_), None, Some(token)) => {
             let tenant = caller.app(Scope::Checkpoint)?;
-            let user = api.identify(tenant, api.enforcer(tenant)?, AccessToken::new(&token)).await?;
-            (tenant.clone(), user.id, Some(user.token))
+            match api.identify(tenant, api.enforcer(tenant)?, input::token(&token)?).await {
+                Ok(user) => (tenant.clone(), user.id, Some(user.token)),
+                // The app's own key is good: it is this session that is not.
+                Err(problem) if problem.status == StatusCode::UNAUTHORIZED => return Ok(Json(CheckpointAnswer::DEAD)),
+                Err(problem) => return Err(problem),
+            }
         }
         _ => return Err(WHO),
     };
@@ -107,63 +131,69 @@ pub(super) async fn checkpoint(
     } else {
         of_user(&*api.view(enforcer, &user).await?)
     };
-    if answer.reason == Because::DisplacesOlder {
-        enforce_at_once(&api, &tenant, &user).await?;
+    // With a uid alone nobody is turned away for good: which login it was nobody has said.
+    let is_due = match answer.reason {
+        Because::DisplacesOlder | Because::Displaced => true,
+        Because::OverLimit => answer.ends_newcomer,
+        _ => false,
+    };
+    if is_due {
+        api.enforce(&tenant, &user).await?;
     }
     Ok(Json(answer))
 }
 
-/// Durable in the queue: from here on it happens, whatever becomes of this process.
-async fn enforce_at_once(api: &Api, tenant: &TenantId, user: &UserId) -> Result<(), Problem> {
-    look_at_once(&*api.sessions.queue, tenant, user).await.map(drop).map_err(crate::api::admin::queue_problem)
-}
-
 fn of_newcomer(admission: &Admission) -> CheckpointAnswer {
-    let (verdict, reason) = match (admission.is_over, admission.held.is_some()) {
-        (true, false) => (Admittance::Deny, Because::OverLimit),
-        (true, true) => (Admittance::Allow, Because::NotEnforced),
-        (false, is_held) => (Admittance::Allow, if_allowed(&admission.evaluation, is_held)),
+    let evaluation = &admission.evaluation;
+    let is_rejected = evaluation.policy.strategy == Strategy::RejectNewest && admission.is_over;
+    let is_unclear = !admission.is_listed && evaluation.policy.count == Count::Device;
+    let (verdict, reason) = match (is_rejected, admission.is_over) {
+        // Whoever has been in for a while is turned away no more, whatever the limit is now.
+        (true, _) if evaluation.held.is_some() || admission.is_settled => (Admittance::Allow, Because::NotEnforced),
+        (true, _) if is_unclear => (Admittance::Allow, Because::Unclear),
+        (true, _) => (Admittance::Deny, Because::OverLimit),
+        (false, true) if evaluation.held.is_none() => (Admittance::Allow, Because::Displaced),
+        (false, _) => (Admittance::Allow, if_allowed(evaluation)),
     };
-    answer(verdict, reason, &admission.evaluation, admission.ended.is_some())
+    let ends_newcomer = reason == Because::OverLimit;
+    CheckpointAnswer { ends_newcomer, ..answer(verdict, reason, evaluation) }
 }
 
-/// What is known of a user alone. Nobody is ended for it where the newest are turned away.
+/// What is known of a user alone.
 fn of_user(evaluation: &Evaluation) -> CheckpointAnswer {
-    let decision = evaluation.decision.as_ref();
     let is_over = evaluation.policy.strategy == Strategy::RejectNewest && ends_any(evaluation);
-    let is_held = decision.is_none_or(|decision| decision.mode != Mode::Enforce);
-    let (verdict, reason) = match (is_over, is_held) {
+    let (verdict, reason) = match (is_over, evaluation.held.is_some()) {
         (true, false) => (Admittance::Deny, Because::OverLimit),
         (true, true) => (Admittance::Allow, Because::NotEnforced),
-        (false, is_held) => (Admittance::Allow, if_allowed(evaluation, is_held)),
+        (false, _) => (Admittance::Allow, if_allowed(evaluation)),
     };
-    answer(verdict, reason, evaluation, false)
+    answer(verdict, reason, evaluation)
 }
 
 fn ends_any(evaluation: &Evaluation) -> bool {
     evaluation.decision.as_ref().is_some_and(|decision| decision.revocations().next().is_some())
 }
 
-fn if_allowed(evaluation: &Evaluation, is_held: bool) -> Because {
+fn if_allowed(evaluation: &Evaluation) -> Because {
     let is_refused = evaluation.decision.as_ref().is_some_and(|decision| decision.refused.is_some());
     match (is_refused, ends_any(evaluation)) {
         (true, _) => Because::Unclear,
-        (false, true) if is_held => Because::NotEnforced,
+        (false, true) if evaluation.held.is_some() => Because::NotEnforced,
         (false, true) if evaluation.policy.strategy == Strategy::EvictOldest => Because::DisplacesOlder,
         (false, _) => Because::WithinLimit,
     }
 }
 
-fn answer(verdict: Admittance, reason: Because, evaluation: &Evaluation, ended: bool) -> CheckpointAnswer {
+fn answer(verdict: Admittance, reason: Because, evaluation: &Evaluation) -> CheckpointAnswer {
     CheckpointAnswer {
         verdict,
         reason,
-        mode: evaluation.decision.as_ref().map_or(Mode::Off, |decision| decision.mode).as_str(),
-        strategy: evaluation.policy.strategy.as_str(),
+        mode: Some(evaluation.policy.mode.as_str()),
+        strategy: Some(evaluation.policy.strategy.as_str()),
         device_count: evaluation.devices,
         session_count: evaluation.view.sessions.len(),
         would_end: would_end(evaluation),
-        ended,
+        ends_newcomer: false,
         complete: evaluation.view.complete,
     }
 }
@@ -196,12 +226,12 @@ pub(super) struct PreflightAnswer {
 
 /// Who would be displaced if this user logged in now. Nobody is ended.
 #[utoipa::path(post, path = "/v1/preflight", request_body = PreflightRequest,
-    responses((status = 200, body = PreflightAnswer), (status = 400), (status = 401), (status = 403), (status = 413), (status = 415), (status = 422), (status = 429), (status = 503)),
+    responses((status = 200, body = PreflightAnswer), (status = 400), (status = 401), (status = 403), (status = 408), (status = 413), (status = 415), (status = 429), (status = 503)),
     security(("app_key" = [])))]
 pub(super) async fn preflight(
     State(api): State<Arc<Api>>,
     MayCheck(tenant): MayCheck,
-    Json(request): Json<PreflightRequest>,
+    Body(request): Body<PreflightRequest>,
 ) -> Result<Json<PreflightAnswer>, Problem> {
     let PreflightRequest { uid, device_type, os, browser } = request;
     let user = UserId::parse(&uid).map_err(|_grammar| BAD_UID)?;

@@ -22,6 +22,11 @@ const STREAM_FOR: Duration = Duration::from_hours(1);
 /// How often a silent stream shows that it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+const BUSY: Problem = Problem {
+    retry_after: 30,
+    ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "as many streams are open as may be: come again later")
+};
+
 /// Tells when the session of this token is ended, at once, and closes. Who comes again with an ended token is told once
 /// more, unless `Last-Event-ID` says that it has heard.
 #[utoipa::path(get, path = "/v1/events",
@@ -36,7 +41,7 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let session = holder.token.digest().session_id();
     // It waits before it looks: so no end falls in between.
-    let mut waiting = api.sessions.endings.wait_for(session);
+    let mut waiting = api.sessions.endings.wait_for(session).ok_or(BUSY)?;
     let known = api.sessions.endings.of(&holder.tenant, session, api.sessions.clock.now());
     let with_place = api.sessions.config.why_place;
     if let Known::Ended(ending) = known {
@@ -48,17 +53,24 @@ pub(super) async fn events(
     }
     let enforcer = Arc::clone(api.enforcer(&holder.tenant)?);
     api.identify(&holder.tenant, &enforcer, holder.token).await?;
-    let until = Instant::now() + STREAM_FOR;
+    let place = Arc::clone(&api.streams).try_acquire_owned().map_err(|_none_left| BUSY)?;
+    let (until, closing) = (Instant::now() + STREAM_FOR, api.sessions.closing.clone());
     let ended = async move {
-        let ended = timeout_at(until, waiting.ended()).await;
-        ended.ok().map(|ending| Ok::<_, Infallible>(event(&ending, with_place)))
+        let _place = place;
+        tokio::select! {
+            ended = timeout_at(until, waiting.ended()) => {
+                ended.ok().map(|ending| Ok::<_, Infallible>(event(&ending, with_place)))
+            }
+            () = closing.cancelled() => None,
+        }
     };
     let told = stream::unfold(Some(Box::pin(ended)), async |ended| Some((ended?.await?, None)));
     Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
+/// A session ends once.
 fn id_of(ending: &Ending) -> String {
-    format!("{}-{}", ending.at.as_millisecond(), ending.session)
+    ending.session.to_string()
 }
 
 fn event(ending: &Ending, with_place: bool) -> Event {

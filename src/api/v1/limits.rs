@@ -4,6 +4,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -31,20 +32,16 @@ impl<K: Hash + Eq + Clone> Limit<K> {
             self.since_tidy.store(0, Ordering::Relaxed);
             self.limiter.retain_recent();
         }
-        self.limiter.check_key(key).map_err(|not_until| {
-            let wait = not_until.wait_time_from(DefaultClock::default().now());
-            Problem {
-                status: StatusCode::TOO_MANY_REQUESTS,
-                name: "too_many_requests",
-                detail: "too many requests: come again later",
-                retry_after: u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
-            }
-        })
+        let now = DefaultClock::default().now();
+        self.limiter.check_key(key).map_err(|not_until| too_many(not_until.wait_time_from(now)))
     }
+}
 
-    /// Counts further requests. Where fewer are left, its next one is refused all the same.
-    pub(super) fn charge(&self, key: &K, requests: NonZeroU32) {
-        drop(self.limiter.check_key_n(key, requests));
+/// To come again after so long.
+pub(super) fn too_many(wait: Duration) -> Problem {
+    Problem {
+        retry_after: u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
+        ..Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "too many requests: come again later")
     }
 }
 

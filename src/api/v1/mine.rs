@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use http::StatusCode;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -14,14 +14,16 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::callers::User;
+use super::input::{Named, Params};
 use super::shown::ShownSession;
-use super::{Api, NOBODY, problem_of};
+use super::{Api, NOBODY, NOT_NOW, problem_of};
 use crate::directives::{ChangeError, Entry, What};
 use crate::http::Problem;
 use crate::ledger::Outcome;
 use crate::model::{Session, SessionId};
 use crate::policy::ReasonCode;
-use crate::worker::Evaluation;
+use crate::provider::ProviderError;
+use crate::worker::{Evaluation, StepError};
 
 /// Sessions on one page.
 const PAGE_MAX: usize = 200;
@@ -29,7 +31,9 @@ const PAGE_DEFAULT: usize = 50;
 /// How young a login must be that ends all others or keeps one: a stolen old token must not outlive its owner.
 const FRESH_FOR: SignedDuration = SignedDuration::from_mins(10);
 
-const BAD_SESSION: Problem = Problem::new(StatusCode::BAD_REQUEST, "session", "a session id is 32 hex digits");
+/// How far LoginRadius' clock may be ahead of ours.
+const CLOCKS_DIFFER_MAX: SignedDuration = SignedDuration::from_mins(1);
+
 const BAD_CURSOR: Problem =
     Problem::new(StatusCode::BAD_REQUEST, "cursor", "a cursor is what the page before gave as `next_cursor`");
 const NOT_FRESH: Problem =
@@ -37,8 +41,6 @@ const NOT_FRESH: Problem =
 const NO_PINS: Problem = Problem::new(StatusCode::CONFLICT, "no_pins", "no more devices can be kept for this account");
 const ELSEWHERE: Problem =
     Problem::new(StatusCode::NOT_FOUND, "elsewhere", "devices are kept by the process that runs with --role control");
-const NOT_KEPT: Problem =
-    Problem { retry_after: 2, ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_now", "it cannot be kept now") };
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -72,7 +74,7 @@ pub(super) struct SessionsAnswer {
 pub(super) async fn sessions(
     State(api): State<Arc<Api>>,
     user: User,
-    Query(page): Query<Page>,
+    Params(page): Params<Page>,
 ) -> Result<Json<SessionsAnswer>, Problem> {
     let evaluation = api.view(api.enforcer(&user.tenant)?, &user.id).await?;
     let mut sessions = shown(&evaluation, user.session());
@@ -148,10 +150,9 @@ pub(super) struct EndedAnswer {
 pub(super) async fn end(
     State(api): State<Arc<Api>>,
     user: User,
-    Path(id): Path<String>,
+    Named(chosen): Named,
 ) -> Result<Json<EndedAnswer>, Problem> {
-    let chosen = SessionId::parse(&id).map_err(|_grammar| BAD_SESSION)?;
-    let ended = end_chosen(&api, &user, |session| session == chosen).await?;
+    let ended = end_chosen(&api, user, move |session| session == chosen).await?;
     if ended.is_empty() { Err(NOBODY) } else { Ok(Json(EndedAnswer { ended })) }
 }
 
@@ -162,18 +163,23 @@ pub(super) async fn end(
 pub(super) async fn end_others(State(api): State<Arc<Api>>, user: User) -> Result<Json<EndedAnswer>, Problem> {
     fresh(&api, &user).await?;
     let own = user.session();
-    Ok(Json(EndedAnswer { ended: end_chosen(&api, &user, |session| session != own).await? }))
+    Ok(Json(EndedAnswer { ended: end_chosen(&api, user, move |session| session != own).await? }))
 }
 
-/// Not cut off by `api.wait_max`: what has begun to end is ended and written down, within a step's deadline.
+/// Goes on when whoever asked has gone away, within a step's deadline: what has begun to end is ended and written down.
 async fn end_chosen(
     api: &Api,
-    user: &User,
-    is_chosen: impl Fn(SessionId) -> bool + Send,
+    user: User,
+    is_chosen: impl Fn(SessionId) -> bool + Send + 'static,
 ) -> Result<Vec<EndedSession>, Problem> {
-    let enforcer = api.enforcer(&user.tenant)?;
-    let ended = enforcer.end_chosen(&user.id, is_chosen, ReasonCode::ChosenByUser).await;
-    Ok(ended.map_err(|error| problem_of(&error))?.iter().map(EndedSession::from).collect())
+    let enforcer = Arc::clone(api.enforcer(&user.tenant)?);
+    let ending = async move { enforcer.end_chosen(&user.id, is_chosen, ReasonCode::ChosenByUser).await };
+    let ended = api.ends.spawn(ending).await.map_err(|_panicked| NOT_NOW)?;
+    match ended {
+        Ok(outcomes) => Ok(outcomes.iter().map(EndedSession::from).collect()),
+        Err(StepError::Provider(ProviderError::UserUnknown(_))) => Ok(Vec::new()),
+        Err(error) => Err(problem_of(&error)),
+    }
 }
 
 /// Whether the session that asks has logged in just now, as it is listed.
@@ -181,8 +187,9 @@ async fn fresh(api: &Api, user: &User) -> Result<(), Problem> {
     let evaluation = api.view(api.enforcer(&user.tenant)?, &user.id).await?;
     let own = evaluation.view.sessions.iter().find(|session| session.id() == user.session());
     let login_at = own.and_then(|session| session.login_at).ok_or(NOT_FRESH)?;
-    let is_fresh = api.sessions.clock.now().duration_since(login_at) <= FRESH_FOR;
-    if is_fresh { Ok(()) } else { Err(NOT_FRESH) }
+    let age = api.sessions.clock.now().duration_since(login_at);
+    // A login of the future would be fresh for ever.
+    if (-CLOCKS_DIFFER_MAX..=FRESH_FOR).contains(&age) { Ok(()) } else { Err(NOT_FRESH) }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -198,40 +205,52 @@ pub(super) struct PinAnswer {
 pub(super) async fn pin(
     State(api): State<Arc<Api>>,
     user: User,
-    Path(id): Path<String>,
+    Named(session): Named,
 ) -> Result<Json<PinAnswer>, Problem> {
-    let session = SessionId::parse(&id).map_err(|_grammar| BAD_SESSION)?;
     fresh(&api, &user).await?;
     let evaluation = api.view(api.enforcer(&user.tenant)?, &user.id).await?;
-    let is_listed = |session: SessionId| evaluation.view.sessions.iter().any(|listed| listed.id() == session);
-    if !is_listed(session) {
-        return Err(NOBODY);
-    }
+    let listed = |id: SessionId| evaluation.view.sessions.iter().find(|session| session.id() == id);
+    let login_at = listed(session).ok_or(NOBODY)?.login_at;
     let control = api.sessions.control.as_ref().ok_or(ELSEWHERE)?;
+    let _one_at_a_time = api.pins.acquire().await.map_err(|_closed| NOT_NOW)?;
     let now = api.sessions.clock.now();
     let pins = control.entries().into_iter().filter(|entry| entry.tenant == user.tenant && entry.holds(now));
-    let others = pins.filter(|entry| {
-        let What::Pin { user: of, session: pinned } = &entry.what else { return false };
-        *of == user.id && *pinned != session && is_listed(*pinned)
+    let others = pins.filter_map(|entry| match &entry.what {
+        What::Pin { user: of, session: pinned } if *of == user.id && *pinned != session => Some((entry.key(), *pinned)),
+        _ => None,
     });
-    if others.count() >= evaluation.policy.pins_max as usize {
+    let (mut kept, mut gone) = (0_u32, Vec::new());
+    for (key, pinned) in others {
+        if listed(pinned).is_some() {
+            kept += 1;
+        } else {
+            gone.push(key);
+        }
+    }
+    if kept >= evaluation.policy.pins_max {
         return Err(NO_PINS);
     }
-    let written = json!({
-        "kind": "pin",
-        "tenant": user.tenant.as_str(),
-        "uid": user.id.as_str(),
-        "session": session.to_string(),
-        "owner": user.id.as_str(),
-        "reason": "kept by the user",
-    });
-    let entry = Entry::read(written, now).map_err(|_bad| NO_PINS)?;
-    control.put(entry).await.map_err(|error| match error {
-        ChangeError::Bad(_) => NO_PINS,
-        ChangeError::Unavailable(error) => {
-            tracing::error!("a device cannot be kept: {error:#}");
-            NOT_KEPT
-        }
-    })?;
+    // What was kept of sessions that are no more goes first: else a user could fill the table.
+    for key in gone {
+        control.remove(&key, user.id.as_str(), "its session is gone").await.map_err(not_kept)?;
+    }
+    let lifetime = SignedDuration::try_from(evaluation.policy.session_lifetime).unwrap_or(SignedDuration::MAX);
+    let entry = Entry {
+        tenant: user.tenant.clone(),
+        what: What::Pin { user: user.id.clone(), session },
+        owner: user.id.as_str().to_owned(),
+        reason: "kept by the user".to_owned(),
+        made_at: now,
+        expires: login_at.unwrap_or(now).max(now).checked_add(lifetime).ok(),
+    };
+    control.put(entry).await.map_err(not_kept)?;
     Ok(Json(PinAnswer { pinned: session.to_string() }))
+}
+
+fn not_kept(error: ChangeError) -> Problem {
+    match error {
+        ChangeError::Bad(bad) => tracing::error!("a device cannot be kept: {bad}"),
+        ChangeError::Unavailable(error) => tracing::error!("a device cannot be kept: {error:#}"),
+    }
+    NOT_NOW
 }

@@ -3,6 +3,7 @@
 //! | file | job |
 //! |---|---|
 //! | `callers`, `limits` | who asks, and whether they may: app keys, users' tokens, how often |
+//! | `input` | what they send, within limits |
 //! | `checkpoint` | whether a user may come in, and who would have to go |
 //! | `mine` | a user's own sessions |
 //! | `told` | what became of a session, from what is known here |
@@ -14,22 +15,26 @@
 mod callers;
 mod checkpoint;
 mod events;
+mod input;
 mod limits;
 mod mine;
 mod shown;
 mod told;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderValue, Method, StatusCode, header};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -43,15 +48,19 @@ use crate::config::ApiConfig;
 use crate::directives::Control;
 use crate::http::{Problem, WRONG_METHOD};
 use crate::ledger::Endings;
-use crate::model::TenantId;
+use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
-use crate::queue::Queue;
+use crate::queue::{Queue, look_for_login};
 use crate::worker::{Evaluation, StepError, TenantEnforcer};
 
 /// How long a browser may remember what a site is allowed.
 const CORS_MAX_AGE: Duration = Duration::from_mins(10);
 /// What a caller is asked to wait whose answer did not come in time.
 const RETRY_AFTER_SECONDS: u32 = 2;
+/// And at most, where LoginRadius says when to come again.
+const RETRY_AFTER_SECONDS_MAX: u64 = 600;
+/// How long a look may wait for the disk or the broker.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the session API works on.
 pub struct Sessions {
@@ -62,12 +71,21 @@ pub struct Sessions {
     pub control: Option<Arc<Control>>,
     pub clock: Clock,
     pub config: ApiConfig,
+    /// Ends all streams.
+    pub closing: CancellationToken,
 }
 
 /// What every handler shares.
 pub(super) struct Api {
     sessions: Sessions,
     callers: Callers,
+    /// Streams that may still be opened: others take their connections from the same listener.
+    streams: Arc<Semaphore>,
+    /// What goes on when its caller has gone away.
+    ends: TaskTracker,
+    /// One device is kept at a time, so that counting and keeping are one.
+    pins: Semaphore,
+    lately: Lately,
 }
 
 #[derive(OpenApi)]
@@ -123,7 +141,14 @@ pub fn router(sessions: Sessions) -> Router {
     let cors = cors(&sessions.config);
     // It is made of constants, so it always serialises.
     let document: Arc<str> = document.to_json().unwrap_or_default().into();
-    let api = Arc::new(Api { callers: Callers::new(&sessions.config), sessions });
+    let api = Arc::new(Api {
+        callers: Callers::new(&sessions.config),
+        streams: Arc::new(Semaphore::new(sessions.config.streams_max)),
+        ends: TaskTracker::new(),
+        pins: Semaphore::new(1),
+        lately: Lately::default(),
+        sessions,
+    });
     router
         .with_state(Arc::clone(&api))
         .method_not_allowed_fallback(async || WRONG_METHOD)
@@ -132,7 +157,7 @@ pub fn router(sessions: Sessions) -> Router {
         .layer(cors)
 }
 
-async fn described(State(document): State<Arc<str>>) -> impl axum::response::IntoResponse {
+async fn described(State(document): State<Arc<str>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], document.to_string())
 }
 
@@ -152,68 +177,115 @@ fn cors(config: &ApiConfig) -> CorsLayer {
         .max_age(CORS_MAX_AGE)
 }
 
-const TOKEN_IN_URL: Problem = Problem::new(
+const UNKNOWN_PARAMETER: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
-    "token_in_url",
-    "a token does not belong into an address, where logs keep it: send it as a Bearer token in the Authorization header",
+    "unknown_parameter",
+    "this address has a parameter that no route knows. A token belongs into the Authorization header, as a Bearer token: \
+     logs keep addresses",
 );
 
-/// Query parameters that somebody may take for the place of a token.
-const TOKEN_PARAMETERS: [&str; 4] = ["token", "access_token", "authorization", "key"];
+/// All parameters there are.
+const PARAMETERS: [&str; 3] = ["limit", "cursor", "collapse"];
 
 /// Refuses tokens in addresses, and keeps answers out of caches.
 async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let query = request.uri().query().unwrap_or_default();
-    let names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
-    let mut response = if names.into_iter().any(|name| TOKEN_PARAMETERS.contains(&name.to_ascii_lowercase().as_str())) {
-        axum::response::IntoResponse::into_response(TOKEN_IN_URL)
-    } else if let Err(problem) = api.callers.admit_address(&request) {
-        axum::response::IntoResponse::into_response(problem)
+    let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+    let admitted = if names.all(|name| name.is_empty() || PARAMETERS.contains(&name)) {
+        api.callers.admit_address(&request, api.sessions.clock.now())
     } else {
-        next.run(request).await
+        Err(UNKNOWN_PARAMETER)
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 const SLOW: Problem = Problem {
-    status: StatusCode::SERVICE_UNAVAILABLE,
-    name: "provider_unavailable",
-    detail: "LoginRadius does not answer now",
     retry_after: RETRY_AFTER_SECONDS,
+    ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable", "LoginRadius does not answer now")
 };
+const NOT_NOW: Problem = Problem {
+    retry_after: RETRY_AFTER_SECONDS,
+    ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_now", "this cannot be done now: try again")
+};
+
+/// For whom a look was asked within the last second: the next one is spared.
+#[derive(Default)]
+struct Lately(Mutex<HashMap<(TenantId, UserId), Instant>>);
+
+impl Lately {
+    /// Whether nobody has asked for this user within the last second. From now on somebody has.
+    fn is_first(&self, tenant: &TenantId, user: &UserId) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.len() >= LATELY_MAX {
+            asked.retain(|_, at| at.elapsed() < LATELY);
+        }
+        let before = asked.insert((tenant.clone(), user.clone()), Instant::now());
+        before.is_none_or(|at| at.elapsed() >= LATELY)
+    }
+}
+
+/// What [`Lately`] remembers.
+const LATELY: Duration = Duration::from_secs(1);
+/// Users in [`Lately`] before those of longer ago are cleared away.
+const LATELY_MAX: usize = 10_000;
 
 impl Api {
     /// What the identity provider says, within `api.wait_max`.
-    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, StepError>>) -> Result<T, Problem> {
+    async fn in_time<T, E: std::borrow::Borrow<StepError>>(
+        &self,
+        asked: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Problem> {
         match timeout(self.sessions.config.wait_max, asked).await {
-            Ok(answered) => answered.map_err(|error| problem_of(&error)),
+            Ok(answered) => answered.map_err(|error| problem_of(error.borrow())),
             Err(_late) => Err(SLOW),
         }
     }
 
     /// A look at a user that ends nobody, shared with whoever asks at the same moment.
-    async fn view(&self, enforcer: &TenantEnforcer, user: &crate::model::UserId) -> Result<Arc<Evaluation>, Problem> {
-        match timeout(self.sessions.config.wait_max, enforcer.view(user)).await {
-            Ok(answered) => answered.map_err(|error| problem_of(&error)),
-            Err(_late) => Err(SLOW),
+    async fn view(&self, enforcer: &TenantEnforcer, user: &UserId) -> Result<Arc<Evaluation>, Problem> {
+        self.in_time(enforcer.view(user)).await
+    }
+
+    /// Has a user enforced who has just logged in: durable when it returns.
+    async fn enforce(&self, tenant: &TenantId, user: &UserId) -> Result<(), Problem> {
+        if !self.lately.is_first(tenant, user) {
+            return Ok(());
+        }
+        let (queue, now) = (&*self.sessions.queue, self.sessions.clock.now());
+        match timeout(QUEUE_TIMEOUT, look_for_login(queue, tenant, user, now)).await {
+            Ok(Ok(_id)) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::error!("a checkpoint cannot have its user looked at: {:#}", anyhow::Error::new(error));
+                Err(NOT_NOW)
+            }
+            Err(_late) => Err(NOT_NOW),
         }
     }
 }
 
 /// The answer says when to come again; whose fault it is, is nobody's business but the log's.
 fn problem_of(error: &StepError) -> Problem {
-    match error {
-        // A user who does not exist has no sessions: nobody learns here whether one does.
-        StepError::Provider(ProviderError::UserUnknown(_)) => NOBODY,
+    let problem = match error {
+        StepError::Provider(ProviderError::Throttled { retry_after: Some(wait), .. }) => {
+            let seconds = wait.as_secs().clamp(1, RETRY_AFTER_SECONDS_MAX);
+            Problem { retry_after: u32::try_from(seconds).unwrap_or(RETRY_AFTER_SECONDS), ..SLOW }
+        }
         StepError::Provider(_) | StepError::Deadline => SLOW,
-        StepError::Directives(_) | StepError::Budget(_) | StepError::Ledger(_) => Problem {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            name: "not_now",
-            detail: "nobody's session can be ended now: try again",
-            retry_after: RETRY_AFTER_SECONDS,
-        },
+        StepError::Directives(_) | StepError::Budget(_) | StepError::Ledger(_) => NOT_NOW,
+    };
+    let mut cause = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        cause = format!("{cause}: {inner}");
+        source = inner.source();
     }
+    tracing::warn!(problem = problem.name, "a question of an app is not answered: {cause}");
+    problem
 }
 
 const NOBODY: Problem = Problem::new(StatusCode::NOT_FOUND, "no_session", "the user has no such session");

@@ -11,10 +11,11 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::callers::{Holder, MayKnow};
+use super::input::{self, Body};
 use super::shown::text_of;
 use crate::http::Problem;
 use crate::ledger::{Ending, Known};
-use crate::model::{AccessToken, SessionId};
+use crate::model::SessionId;
 
 const WHICH: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
@@ -60,16 +61,16 @@ pub(super) struct VerdictAnswer {
 
 /// What became of a session, for a check at each request. It is answered from memory.
 #[utoipa::path(post, path = "/v1/verdict", request_body = VerdictRequest,
-    responses((status = 200, body = VerdictAnswer), (status = 400), (status = 401), (status = 403), (status = 413), (status = 415), (status = 422), (status = 429)),
+    responses((status = 200, body = VerdictAnswer), (status = 400), (status = 401), (status = 403), (status = 408), (status = 413), (status = 415), (status = 429)),
     security(("app_key" = [])))]
 pub(super) async fn verdict(
     State(api): State<Arc<Api>>,
     MayKnow(tenant): MayKnow,
-    Json(request): Json<VerdictRequest>,
+    Body(request): Body<VerdictRequest>,
 ) -> Result<Json<VerdictAnswer>, Problem> {
     let session = match (request.session, request.token) {
         (Some(id), None) => SessionId::parse(&id).map_err(|_grammar| WHICH)?,
-        (None, Some(token)) => AccessToken::new(&token).digest().session_id(),
+        (None, Some(token)) => input::token(&token)?.digest().session_id(),
         _ => return Err(WHICH),
     };
     let nothing = VerdictAnswer {

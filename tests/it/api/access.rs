@@ -66,7 +66,7 @@ async fn a_token_in_an_address_is_refused() {
     let login = shop.login("ann", "phone");
     let path = format!("/v1/me/sessions?access_token={}", login.access_token);
     let (status, answer) = shop.ask(shop.request("GET", &path)).await;
-    assert_eq!((status, &answer["type"]), (400, &json!("urn:soloist:problem:token_in_url")));
+    assert_eq!((status, &answer["type"]), (400, &json!("urn:soloist:problem:unknown_parameter")));
     shop.close().await;
 }
 
@@ -98,13 +98,52 @@ async fn who_asks_too_often_is_told_to_wait() {
 }
 
 #[tokio::test]
-async fn guessing_slows_an_address_down() {
-    let shop = Shop::open(&[("SOLOIST_API__ADDRESS_REQUESTS_PER_SECOND", "20")]).await;
-    let mut last = 401;
-    for _ in 0..5 {
-        last = shop.ask(shop.request("GET", "/v1/me/sessions").bearer_auth("guess")).await.0;
+async fn guessing_stops_an_address_and_no_app_behind_it() {
+    let shop = Shop::open(&[("SOLOIST_API__ADDRESS_REQUESTS_PER_SECOND", "100")]).await;
+    for guess in ["guess", "slk_guess"] {
+        let mut refused = 0;
+        for _ in 0..300 {
+            let status = shop.ask(shop.request("GET", "/v1/me/sessions").bearer_auth(guess)).await.0;
+            refused += u32::from(status == 401);
+        }
+        assert!(refused <= 150, "{refused} of 300 guesses were answered");
     }
-    assert_eq!(last, 429);
+    assert_eq!(shop.app("/v1/verdict", &json!({"session": "0".repeat(32)})).await.0, 200);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_without_a_word_of_it() {
+    let shop = Shop::open(&[]).await;
+    let asked = |body: &str| {
+        let request = shop.request("POST", "/v1/verdict").bearer_auth(KEY);
+        request.header("content-type", "application/json").body(body.to_owned())
+    };
+    let large = format!("{{\"token\": \"{}\"}}", "x".repeat(20_000));
+    for (body, status) in
+        [("\"canary-word\"", 400), ("{\"canary-word\": 1}", 400), ("{\"token\": \"\"}", 400), (&*large, 413)]
+    {
+        let (answered, answer) = shop.ask(asked(body)).await;
+        assert_eq!(answered, status, "{answer}");
+        assert!(answer["type"].as_str().unwrap().starts_with("urn:soloist:problem:"));
+        assert!(!answer.to_string().contains("canary-word"));
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn only_so_many_tabs_may_listen() {
+    let shop = Shop::open(&[("SOLOIST_API__STREAMS_MAX", "1")]).await;
+    let (ann, ben) = (shop.login("ann", "phone"), shop.login("ben", "phone"));
+    let listen = async |login: &soloist::sandbox::LoginMade| {
+        let asked = shop.request("GET", "/v1/events").bearer_auth(&login.access_token).send();
+        crate::support::soon("the stream", asked).await.unwrap()
+    };
+    let first = listen(&ann).await;
+    let second = listen(&ben).await;
+    assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 503));
+    assert!(second.headers().contains_key("retry-after"));
+    drop((first, second));
     shop.close().await;
 }
 

@@ -1,8 +1,7 @@
 //! A user's own sessions.
 
-use std::time::Duration;
-
 use serde_json::json;
+use soloist::sandbox::Faults;
 
 use super::{Shop, ids};
 
@@ -67,17 +66,21 @@ async fn a_user_ends_one_session_and_nobody_elses() {
 #[tokio::test]
 async fn ending_all_others_needs_a_fresh_login() {
     let shop = Shop::open(&[("SOLOIST_POLICY__LIMIT", "3")]).await;
-    let old = shop.login("ann", "phone");
-    let newer = shop.login("ann", "laptop");
+    let (phone, laptop) = (shop.login("ann", "phone"), shop.login("ann", "laptop"));
+    let tablet = shop.login("ann", "tablet");
     let end_others = "/v1/me/sessions/end-others";
-    shop.service.sandbox.advance(Duration::from_hours(1));
-    let newest = shop.login("ann", "tablet");
-    // The sandbox's clock is an hour ahead of ours from here on, so that all of its logins are fresh for us.
-    let (status, answer) = shop.user("POST", end_others, &newest).await;
+    for at in ["2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
+        let login_dates = [(tablet.session.clone(), at.to_owned())].into();
+        shop.service.sandbox.set_faults(Faults { login_dates, ..Faults::default() });
+        let (status, answer) = shop.user("POST", end_others, &tablet).await;
+        assert_eq!((status, &answer["type"]), (403, &json!("urn:soloist:problem:login_too_old")), "{at}");
+    }
+    shop.service.sandbox.set_faults(Faults::default());
+    let (status, answer) = shop.user("POST", end_others, &tablet).await;
     assert_eq!(status, 200, "{answer}");
     let mut ended = ids(&answer["ended"]);
     ended.sort_unstable();
-    let mut expected = [old.session.as_str(), newer.session.as_str()];
+    let mut expected = [phone.session.as_str(), laptop.session.as_str()];
     expected.sort_unstable();
     assert_eq!(ended, expected);
     assert_eq!(shop.service.sandbox.sessions("ann").len(), 1);
@@ -94,7 +97,9 @@ async fn a_kept_device_is_not_displaced_and_only_as_many_are_kept_as_the_policy_
     let laptop = shop.login("ann", "laptop");
     shop.service.settled().await;
     assert_eq!(shop.service.sandbox.sessions("ann").len(), 2, "the pinned one stays beside the newest");
-    let (status, _) = shop.user("POST", &format!("/v1/me/sessions/{}/pin", laptop.session), &laptop).await;
-    assert_eq!(status, 409);
+    let pin_laptop = format!("/v1/me/sessions/{}/pin", laptop.session);
+    assert_eq!(shop.user("POST", &pin_laptop, &laptop).await.0, 409);
+    shop.user("DELETE", &format!("/v1/me/sessions/{}", phone.session), &laptop).await;
+    assert_eq!(shop.user("POST", &pin_laptop, &laptop).await.0, 200, "a session that is gone takes no place");
     shop.close().await;
 }

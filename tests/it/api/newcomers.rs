@@ -19,18 +19,65 @@ async fn the_guides_outcome_one_session_is_allowed_and_a_second_is_prevented() {
 
     let second = shop.login_in_silence("ann", "laptop");
     let (_, by_uid) = shop.app("/v1/checkpoint", &json!({"uid": "ann"})).await;
-    assert_eq!((&by_uid["verdict"], &by_uid["ended"]), (&json!("deny"), &json!(false)), "with a uid nobody is ended");
+    assert_eq!((&by_uid["verdict"], &by_uid["ends_newcomer"]), (&json!("deny"), &json!(false)));
+    shop.service.settled().await;
+    assert_eq!(shop.service.sandbox.sessions("ann").len(), 2, "with a uid alone nobody is ended");
     let (_, answer) = shop.app("/v1/checkpoint", &json!({"token": second.access_token})).await;
     assert_eq!((&answer["verdict"], &answer["reason"]), (&json!("deny"), &json!("over_limit")));
-    assert_eq!((&answer["ended"], &answer["device_count"]), (&json!(true), &json!(2)));
-    assert_eq!(ids(&answer["would_end"]), [second.session]);
+    assert_eq!((&answer["ends_newcomer"], &answer["device_count"]), (&json!(true), &json!(2)));
+    assert_eq!(ids(&answer["would_end"]), [second.session.as_str()]);
+    shop.service.settled().await;
     let left: Vec<String> = shop.service.sandbox.sessions("ann").into_iter().map(|s| s.session).collect();
     assert_eq!(left, std::slice::from_ref(&first.session));
+    let (_, why) = shop.user("POST", "/v1/why", &second).await;
+    assert_eq!(why["reason"], "rejected_over_limit");
+    let (status, dead) = shop.app("/v1/checkpoint", &json!({"token": second.access_token})).await;
+    assert_eq!((status, &dead["verdict"], &dead["reason"]), (200, &json!("deny"), &json!("no_session")));
 
     let (status, mine) = shop.user("POST", "/v1/checkpoint", &first).await;
     assert_eq!(status, 415, "a body is asked for, also where it is empty: {mine}");
     let asked = shop.request("POST", "/v1/checkpoint").bearer_auth(&first.access_token).json(&json!({}));
     assert_eq!(shop.ask(asked).await.1["verdict"], "allow");
+    shop.close().await;
+}
+
+/// Who calls the checkpoint at each start of an app must not be turned away after days because a limit was lowered.
+#[tokio::test]
+async fn who_has_been_in_for_a_while_is_turned_away_no_more() {
+    let shop = Shop::open(&REJECT).await;
+    let (phone, laptop) = (shop.login_in_silence("ann", "phone"), shop.login_in_silence("ann", "laptop"));
+    let dates = [(&phone.session, "2026-01-01T00:00:00Z"), (&laptop.session, "2026-01-02T00:00:00Z")];
+    let login_dates = dates.map(|(session, at)| (session.clone(), at.to_owned())).into_iter().collect();
+    shop.service.sandbox.set_faults(Faults { login_dates, ..Faults::default() });
+    let (_, answer) = shop.app("/v1/checkpoint", &json!({"token": laptop.access_token})).await;
+    assert_eq!((&answer["verdict"], &answer["reason"]), (&json!("allow"), &json!("not_enforced")), "{answer}");
+    shop.service.settled().await;
+    assert_eq!(shop.service.sandbox.sessions("ann").len(), 2);
+    shop.close().await;
+}
+
+/// Each is the newest while the other one is not listed: but only what is listed is ended, by the rule.
+#[tokio::test]
+async fn two_newcomers_that_do_not_see_each_other_are_not_both_ended() {
+    let lagging = SandboxConfig { list_lag: Duration::from_millis(700), ..SandboxConfig::default() };
+    let shop = Shop::open_on(Sandbox::start(lagging).await.unwrap(), &REJECT).await;
+    let (phone, laptop) = (shop.login_in_silence("ann", "phone"), shop.login_in_silence("ann", "laptop"));
+    for login in [&laptop, &phone, &laptop, &phone] {
+        shop.app("/v1/checkpoint", &json!({"token": login.access_token})).await;
+    }
+    shop.service.settled().await;
+    let left: Vec<String> = shop.service.sandbox.sessions("ann").into_iter().map(|s| s.session).collect();
+    assert!(left.contains(&phone.session), "the older one stays: {left:?}");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_canary_that_does_not_hold_for_a_user_denies_them_nothing() {
+    let shop = Shop::open(&[REJECT[0], REJECT[1], ("SOLOIST_POLICY__CANARY_PERCENT", "0")]).await;
+    shop.login_in_silence("ann", "phone");
+    shop.login_in_silence("ann", "laptop");
+    let (_, answer) = shop.app("/v1/checkpoint", &json!({"uid": "ann"})).await;
+    assert_eq!((&answer["verdict"], &answer["reason"]), (&json!("allow"), &json!("not_enforced")), "{answer}");
     shop.close().await;
 }
 
@@ -42,7 +89,7 @@ async fn a_session_that_is_not_listed_yet_counts_as_present() {
     shop.service.sandbox.advance(Duration::from_secs(700));
     let second = shop.login_in_silence("ann", "laptop");
     let (_, answer) = shop.app("/v1/checkpoint", &json!({"token": second.access_token})).await;
-    assert_eq!((&answer["verdict"], &answer["ended"]), (&json!("deny"), &json!(true)), "{answer}");
+    assert_eq!((&answer["verdict"], &answer["ends_newcomer"]), (&json!("deny"), &json!(true)), "{answer}");
     let asked = shop.request("POST", "/v1/checkpoint").bearer_auth(&first.access_token).json(&json!({}));
     assert_eq!(shop.ask(asked).await.1["verdict"], "allow");
     shop.close().await;
