@@ -1,5 +1,6 @@
 //! The README tells the truth: what it shows is run, and what it names exists.
 
+mod apps;
 mod chapters;
 mod walk;
 
