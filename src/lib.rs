@@ -29,6 +29,7 @@
 //! | [`retry`] | after this failure at this attempt: how long to wait |
 //! | [`directives`] | what workers must obey now: policies, what people and brakes decided; one process tells all |
 //! | [`ledger`] | what was decided, what came of it; kept here or sent to the machine that keeps it |
+//! | [`notify`] | tells other systems of ended sessions, contended users and spent budgets, durably |
 //! | [`sweep`] | looks at every known user again and again, so that a lost event costs only time |
 //! | [`api`] | the private admin API, probes, metrics |
 //! | [`config`] | every option: name, default, grammar, check |
@@ -78,6 +79,7 @@ pub mod http;
 pub mod ledger;
 pub mod message;
 pub mod model;
+pub mod notify;
 pub mod policy;
 pub mod probe;
 pub mod provider;

@@ -29,7 +29,10 @@ pub use self::admin_key::read as read_admin_key;
 pub use self::core::Core;
 use self::core::Purpose;
 pub use self::inside::{Inside, Waiting};
-pub use self::offline::{BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, prober};
+pub use self::offline::{
+    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, look_at_endpoint, now, probe, probe_broker, prober,
+    read_notify_texts,
+};
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
 pub use self::roles::Roles;
@@ -212,7 +215,8 @@ impl App {
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
-        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, .. } = self.core;
+        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, notices, .. } =
+            self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
             parts.add("keeper of directives", keeper.run(stop.clone()));
@@ -237,6 +241,9 @@ impl App {
         }
         if let Some(sweep) = sweep {
             parts.add("sweep", sweep.run(stop.clone()));
+        }
+        if let Some(notices) = notices {
+            parts.add("notices", notices.run(stop.clone()));
         }
         let (ledger, ledger_thread) = own_ledger.unzip();
         let late = CancellationToken::new();
