@@ -70,12 +70,12 @@ fn broker_secrets(section: &RabbitmqConfig) -> Vec<&str> {
 }
 
 fn notify_secrets(config: &Config) -> Vec<&str> {
-    let formats = config.notify.iter().map(|endpoint| &endpoint.format);
-    let secrets = formats.filter_map(|format| match format {
-        NotifyFormat::Standard { secret } => Some(secret.expose_secret()),
-        NotifyFormat::Caep { .. } => None,
+    // The path of an address is not shown either.
+    let secrets = config.notify.iter().map(|endpoint| match &endpoint.format {
+        NotifyFormat::Standard { secret } => [endpoint.url.as_str(), secret.expose_secret()],
+        NotifyFormat::Caep { .. } => [endpoint.url.as_str(), ""],
     });
-    secrets.collect()
+    secrets.flatten().collect()
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ mod sign;
 mod source;
 mod store;
 mod task;
+#[cfg(test)]
+mod tests;
 mod texts;
 
 use jiff::Timestamp;

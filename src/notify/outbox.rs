@@ -151,7 +151,6 @@ impl Shared {
         Ok(NewNotice {
             key,
             notice: format!("msg_{}", hex::encode(key)),
-            event: notice.event.as_str(),
             body: serde_json::to_string(&body)?,
             endpoints: wanted.map(|endpoint| endpoint.name().to_owned()).collect(),
         })

@@ -27,7 +27,6 @@ CREATE TABLE pending (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     endpoint     TEXT NOT NULL,
     notice       TEXT NOT NULL,
-    event        TEXT NOT NULL,
     body         TEXT NOT NULL,
     posted_at_ms INTEGER NOT NULL,
     attempts     INTEGER NOT NULL DEFAULT 0,
@@ -61,7 +60,6 @@ pub(super) struct Pending {
 pub(super) struct NewNotice {
     pub(super) key: [u8; 16],
     pub(super) notice: String,
-    pub(super) event: &'static str,
     pub(super) body: String,
     /// Whom it is for.
     pub(super) endpoints: Vec<String>,
@@ -304,7 +302,10 @@ fn prepare(mut db: Connection, endpoints: &[String], now_ms: i64) -> anyhow::Res
         [now_ms, now_ms.saturating_add(DUE_MS_MAX)],
     )?;
     transaction.execute("DELETE FROM endpoints WHERE disabled_at_ms IS NOT NULL", [])?;
+    transaction.execute("UPDATE endpoints SET failing_since_ms = min(failing_since_ms, ?1)", [now_ms])?;
     transaction.commit()?;
+    // What was delivered or dropped names users, and nobody needs it any more.
+    db.pragma_update(None, "secure_delete", true)?;
     Ok(db)
 }
 
@@ -323,10 +324,9 @@ fn insert(
     let is_new = db.prepare_cached("INSERT OR IGNORE INTO posted (key) VALUES (?1)")?.execute([notice.key])? > 0;
     for endpoint in notice.endpoints.iter().filter(|_| is_new) {
         db.prepare_cached(
-            "INSERT INTO pending (endpoint, notice, event, body, posted_at_ms, due_at_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+            "INSERT INTO pending (endpoint, notice, body, posted_at_ms, due_at_ms) VALUES (?1, ?2, ?3, ?4, ?4)",
         )?
-        .execute(params![endpoint, notice.notice, notice.event, notice.body, now_ms])?;
+        .execute(params![endpoint, notice.notice, notice.body, now_ms])?;
         *waiting.entry(endpoint.clone()).or_default() += 1;
     }
     Ok(())

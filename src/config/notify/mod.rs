@@ -1,5 +1,8 @@
 //! `[[notify]]`: who is told that sessions were ended, and how.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -153,6 +156,12 @@ impl Table<'_> {
         let tenant = self.tenant(tenants);
         let events = self.events();
         let format = self.format();
+        let sessions = BTreeSet::from([NotifyEvent::SessionRevoked, NotifyEvent::SessionRejected]);
+        if let (Some(NotifyFormat::Caep { .. }), Some(events)) = (&format, &events)
+            && events.is_disjoint(&sessions)
+        {
+            self.blame("events", "must name session.revoked or session.rejected: format = \"caep\" tells no others");
+        }
         Some(NotifyEndpoint {
             name: name?,
             url: url?,
@@ -291,6 +300,13 @@ impl Table<'_> {
 
 /// Somebody may have put the secret itself where its file belongs.
 fn shown_of(key: &str, value: &Value) -> String {
+    // The path of a webhook is often its secret.
+    if let ("url", Some(Ok(url))) = (key, value.as_str().map(str::parse::<http::Uri>))
+        && let (Some(scheme), Some(host)) = (url.scheme_str(), url.host())
+        && url.path_and_query().is_some_and(|path| path.as_str() != "/")
+    {
+        return format!("\"{scheme}://{host}/…\"");
+    }
     let is_path = || value.as_str().is_some_and(|path| ["/", "./", "../"].iter().any(|start| path.starts_with(start)));
     if key == "secret" || (key.ends_with("_file") && !is_path()) { HIDDEN.to_owned() } else { shown(value) }
 }

@@ -1,6 +1,9 @@
 //! Delivers what waits: a few at once for each endpoint, again after a failure, and no more to one that has failed for days
 //! or does not want it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
