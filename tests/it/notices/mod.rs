@@ -1,7 +1,9 @@
 //! Who is to be told is told: that a session was ended, a user is contended, a budget is used up. At least once, by those
 //! who may be called only, and without what nobody else may know.
 
+mod feed;
 mod receiver;
+mod shown;
 mod trouble;
 
 use std::collections::BTreeSet;
