@@ -1,7 +1,7 @@
 //! What there is to tell: sessions that were ended, from the ledger; contended users and budgets that are used up, from
 //! the directives. How far each was read is noted with the notices, so none is lost between two starts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,22 +95,37 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
+/// What a brake's decision is remembered by while it stands: a user who is found contended once more meanwhile is not told
+/// again, while a budget is only used up again after somebody has renewed it.
+fn standing(entry: &Entry, notice: &Notice) -> String {
+    match entry.what {
+        What::Contended { .. } => entry.key(),
+        _ => notice.key.clone(),
+    }
+}
+
 /// Reads what there is to tell and posts it.
 pub struct Source {
     outbox: Outbox,
     ledger: SqliteLedger,
     control: Arc<Control>,
+    /// Where the ledger ended before anything could be added.
+    start: i64,
 }
 
 /// How far the sources were read.
 struct Read {
     place: i64,
+    /// The number of the last change of directives; `None`: they were not looked at yet.
+    version: Option<i64>,
     standing: BTreeSet<String>,
 }
 
 impl Source {
+    /// To be made before anything is added to the ledger.
     pub fn new(outbox: Outbox, ledger: SqliteLedger, control: Arc<Control>) -> Self {
-        Self { outbox, ledger, control }
+        let start = *ledger.ends().borrow();
+        Self { outbox, ledger, control, start }
     }
 
     /// Runs until `stop`. A file that cannot be read or written is tried again: enforcement does not depend on it.
@@ -157,29 +172,33 @@ impl Source {
         let mut notices: Vec<Notice> = closed.closed.iter().flat_map(of_closed).collect();
         // After a long time without [[notify]] nobody wants to hear of all that.
         notices.retain(|notice| is_young(notice.at, now));
-        let brakes: Vec<Notice> = self.control.entries().iter().filter_map(notice_of_brake).collect();
-        let standing: BTreeSet<String> = brakes.iter().map(|notice| notice.key.clone()).collect();
-        notices.extend(brakes.into_iter().filter(|notice| !known.standing.contains(&notice.key)));
-        if !notices.is_empty() || standing != known.standing {
-            let mark = Mark { place: Some(closed.next), standing: Some(standing.iter().cloned().collect()) };
+        let version = *self.control.versions().borrow();
+        let mut stands = known.standing.clone();
+        if known.version != Some(version) {
+            let told = |entry: Entry| notice_of_brake(&entry).map(|notice| (standing(&entry, &notice), notice));
+            let brakes: BTreeMap<String, Notice> = self.control.entries().into_iter().filter_map(told).collect();
+            stands = brakes.keys().cloned().collect();
+            notices.extend(brakes.into_iter().filter(|(key, _)| !known.standing.contains(key)).map(|(_, new)| new));
+        }
+        if !notices.is_empty() || stands != known.standing {
+            let mark = Mark { place: Some(closed.next), standing: Some(stands.iter().cloned().collect()) };
             self.outbox.post_with(notices, mark).await?;
         }
         // Without notices nothing is lost when it is read again after a restart.
-        *known = Read { place: closed.next, standing };
+        *known = Read { place: closed.next, version: Some(version), standing: stands };
         Ok(closed.more)
     }
 
-    /// Where the last run has stopped. At the first time: at the end, so that no history is told.
+    /// Where the last run has stopped. At the first time: where this one began, so that no history is told.
     async fn begin(&self) -> anyhow::Result<Read> {
         let store = self.outbox.store();
         let standing = store.standing().await?.into_iter().collect();
         if let Some(place) = store.place().await? {
-            return Ok(Read { place, standing });
+            return Ok(Read { place, version: None, standing });
         }
-        let place = self.ledger.head().await?.seq;
-        let mark = Mark { place: Some(place), standing: None };
-        self.outbox.post_with(Vec::new(), mark).await?;
-        Ok(Read { place, standing })
+        let place = self.start;
+        self.outbox.post_with(Vec::new(), Mark { place: Some(place), standing: None }).await?;
+        Ok(Read { place, version: None, standing })
     }
 }
 
@@ -244,19 +263,28 @@ mod tests {
     }
 
     #[test]
-    fn a_brake_that_is_made_again_is_told_again() {
-        let entry = |seconds| Entry {
+    fn a_spent_budget_is_told_again_and_a_contended_user_only_after_it_was_let_go() {
+        let entry = |what: What, seconds| Entry {
             tenant: TenantId::default_tenant(),
-            what: What::Brake,
+            what,
             owner: "soloist".to_owned(),
             reason: "a test".to_owned(),
             made_at: Timestamp::from_second(seconds).unwrap(),
             expires: None,
         };
-        let [first, second] = [1, 2].map(|seconds| notice_of_brake(&entry(seconds)).unwrap());
-        assert_eq!(first.event, NotifyEvent::BudgetExceeded);
-        assert_ne!(first.key, second.key);
-        let mode = Entry { what: What::Mode(crate::policy::Mode::Off), ..entry(1) };
-        assert_eq!(notice_of_brake(&mode), None);
+        let stands = |what: &What, seconds| {
+            let entry = entry(what.clone(), seconds);
+            let notice = notice_of_brake(&entry).unwrap();
+            (standing(&entry, &notice), notice)
+        };
+        let contended = What::Contended { user: UserId::parse("ann").unwrap() };
+        for (what, event, is_again) in
+            [(What::Brake, NotifyEvent::BudgetExceeded, true), (contended, NotifyEvent::UserContended, false)]
+        {
+            let [first, second] = [1, 2].map(|seconds| stands(&what, seconds));
+            assert_eq!((first.1.event, first.0 != second.0), (event, is_again));
+            assert_ne!(first.1.key, second.1.key);
+        }
+        assert_eq!(notice_of_brake(&entry(What::Mode(crate::policy::Mode::Off), 1)), None);
     }
 }

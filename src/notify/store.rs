@@ -109,7 +109,7 @@ impl Store {
     /// every endpoint is enabled: whoever starts the program again may have mended what was wrong.
     pub(super) fn open(data_dir: &Path, endpoints: &[String], now_ms: i64) -> anyhow::Result<Self> {
         let path = data_dir.join(FILE);
-        let connection = match sqlite::open(&path, &FORMAT).and_then(|db| prepare(db, endpoints, now_ms)) {
+        let connection = match open(&path).and_then(|db| prepare(db, endpoints, now_ms)) {
             Err(error) if sqlite::is_damage(&error) => prepare(begin_anew(&path, &error)?, endpoints, now_ms),
             opened => opened,
         }?;
@@ -246,10 +246,17 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let db = Arc::clone(&self.db);
+        let (db, waiting) = (Arc::clone(&self.db), Arc::clone(&self.waiting));
         let working = tokio::task::spawn_blocking(move || {
             let mut db = db.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut db.connection).map_err(|error| db.mend(error))
+            work(&mut db.connection).map_err(|error| {
+                let error = anyhow::Error::new(error);
+                if sqlite::is_damage(&error) {
+                    db.replace(&error);
+                    waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                }
+                error
+            })
         });
         let late = |_late| anyhow::anyhow!("the disk did not answer within {TIMEOUT:?}");
         timeout(TIMEOUT, working).await.map_err(late)??
@@ -257,22 +264,17 @@ impl Store {
 }
 
 impl Db {
-    /// A file that broke while it was used is replaced; what waited in it is lost, and so is what was to be done now.
-    fn mend(&mut self, error: rusqlite::Error) -> anyhow::Error {
-        let error = anyhow::Error::new(error);
-        if !sqlite::is_damage(&error) {
-            return error;
-        }
+    /// A file that broke while it was used is replaced; what waited in it is lost.
+    fn replace(&mut self, damage: &anyhow::Error) {
         // Closed first: a connection that closes removes the log beside its path, whosever it is by then.
         let opened = Connection::open_in_memory().map_err(anyhow::Error::new).and_then(|nothing| {
             self.connection = nothing;
-            begin_anew(&self.path, &error)
+            begin_anew(&self.path, damage)
         });
         match opened {
             Ok(connection) => self.connection = connection,
             Err(error) => tracing::error!("the file of notices cannot be opened again: {error:#}"),
         }
-        error
     }
 }
 
@@ -284,7 +286,14 @@ fn begin_anew(path: &Path, damage: &anyhow::Error) -> anyhow::Result<Connection>
          {damage:#}",
         aside.display()
     );
-    sqlite::open(path, &FORMAT)
+    open(path)
+}
+
+fn open(path: &Path) -> anyhow::Result<Connection> {
+    let db = sqlite::open(path, &FORMAT)?;
+    // What was delivered or dropped names users, and nobody needs it any more.
+    db.pragma_update(None, "secure_delete", true)?;
+    Ok(db)
 }
 
 fn prepare(mut db: Connection, endpoints: &[String], now_ms: i64) -> anyhow::Result<Connection> {
@@ -304,8 +313,6 @@ fn prepare(mut db: Connection, endpoints: &[String], now_ms: i64) -> anyhow::Res
     transaction.execute("DELETE FROM endpoints WHERE disabled_at_ms IS NOT NULL", [])?;
     transaction.execute("UPDATE endpoints SET failing_since_ms = min(failing_since_ms, ?1)", [now_ms])?;
     transaction.commit()?;
-    // What was delivered or dropped names users, and nobody needs it any more.
-    db.pragma_update(None, "secure_delete", true)?;
     Ok(db)
 }
 

@@ -68,6 +68,13 @@ fn it_is_a_list_of_tables_with_names_of_their_own() {
     let one = format!(r#"{{ name = "app", url = "https://h", secret = "{SECRET}" }}"#);
     assert!(mistakes(&format!("[{one}, {one}]"))[0].contains("is the name of another table"));
     assert!(mistakes("planted").iter().all(|line| line.ends_with("must be a list of tables: [[notify]]")));
+    let env =
+        |name: &str| ConfigSources { env: [(name.to_owned(), "x".to_owned())].into(), ..ConfigSources::default() };
+    let apart = Config::load(&env("SOLOIST_NOTIFY__NAME")).unwrap_err().to_string();
+    assert!(
+        apart.contains("notify.name (from SOLOIST_NOTIFY__NAME): belongs into a list: write [[notify]]"),
+        "{apart}"
+    );
     let many = vec![one; ENDPOINTS_MAX + 1].join(", ");
     assert!(mistakes(&format!("[{many}]"))[0].ends_with("has more than 32 tables"));
     assert!(load("[]").unwrap().notify.is_empty());

@@ -131,6 +131,30 @@ async fn a_contended_user_and_a_spent_budget_are_told_once_also_over_a_restart()
     service.stop().await;
 }
 
+#[tokio::test]
+async fn no_history_is_told_to_a_new_endpoint_and_no_other_tenants_to_one_of_a_tenant() {
+    let service = Service::start().await;
+    eviction(&service, "ann").await;
+    let (sandbox, data_dir) = service.stop().await;
+    let (receiver, others) = (Receiver::start(200).await, Receiver::start(200).await);
+    let of_acme = others.endpoint(", tenant = \"acme\"").replace("\"app\"", "\"acme\"");
+    let notify = format!("[{}, {of_acme}]", receiver.endpoint(", tenant = \"default\""));
+    let url = sandbox.url();
+    let options = [
+        ("SOLOIST_NOTIFY", notify.as_str()),
+        ("SOLOIST_TENANTS__ACME__LOGINRADIUS__API_URL", url.as_str()),
+        ("SOLOIST_TENANTS__ACME__LOGINRADIUS__API_KEY", "sandbox-key"),
+        ("SOLOIST_TENANTS__ACME__LOGINRADIUS__API_SECRET", "sandbox-secret"),
+    ];
+    let service = Service::start_on(sandbox, data_dir, &options).await;
+    eviction(&service, "bob").await;
+    let [got] = receiver.until(1, 200).await.try_into().unwrap();
+    assert_eq!(got.verified()["data"]["uid"], "bob");
+    service.until("all to be settled", async |service| metric(service, "pending") == 0).await;
+    assert_eq!((receiver.got().len(), others.got().len()), (1, 0));
+    service.stop().await;
+}
+
 /// A key of the kind as a PEM file, and what verifies its signatures.
 fn key(kind: &str) -> (tempfile::NamedTempFile, UnparsedPublicKey<Vec<u8>>) {
     let (der, public) = if kind == "ES256" {
