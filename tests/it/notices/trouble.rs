@@ -90,22 +90,34 @@ async fn a_service_that_is_killed_loses_no_notice() {
 
 #[tokio::test]
 async fn an_address_of_a_private_network_is_not_called_unless_it_is_allowed() {
-    let receiver = Receiver::start(200).await;
-    let port = receiver.url.rsplit_once(':').unwrap().1;
-    // http needs allow_private, so that https is what must be refused before anything is sent.
-    let hosts = ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"];
-    let endpoint = |(at, host): (usize, &&str)| {
-        format!("{{ name = \"e{at}\", url = \"https://{host}:{port}\", secret = \"{SECRET}\" }}")
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let endpoint = |name: &str, host: &str, more: &str| {
+        format!(
+            "{{ name = \"{name}\", url = \"https://{host}:{port}\", secret = \"{SECRET}\", timeout = \"500ms\" {more} }}"
+        )
     };
-    let endpoints: Vec<String> = hosts.iter().enumerate().map(endpoint).collect();
-    let service = service(&endpoints, &[]).await;
-    eviction(&service, "ann").await;
+    let hosts = ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"];
+    let named = hosts.iter().enumerate();
+    let endpoints: Vec<String> = named.map(|(at, host)| endpoint(&format!("e{at}"), host, "")).collect();
+    let refusing = service(&endpoints, &[]).await;
+    eviction(&refusing, "ann").await;
+    let failed = |name: &str| format!("soloist_notices_failed_total{{endpoint=\"{name}\"}}");
     for at in 0..hosts.len() {
-        let failed = format!("soloist_notices_failed_total{{endpoint=\"e{at}\"}}");
-        service.until("the refusal", async |service| service.metric(&failed) >= 1).await;
+        let failed = failed(&format!("e{at}"));
+        refusing.until("the refusal", async |service| service.metric(&failed) >= 1).await;
     }
-    assert_eq!(receiver.got().len(), 0);
-    service.stop().await;
+    let nobody = socket.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "nobody came");
+    refusing.stop().await;
+
+    // It was the rule that kept them away.
+    let allowed = service(&[endpoint("inside", "localhost", ", allow_private = true")], &[]).await;
+    eviction(&allowed, "ann").await;
+    allowed.until("an attempt", async |service| service.metric(&failed("inside")) >= 1).await;
+    socket.accept().unwrap();
+    allowed.stop().await;
 }
 
 #[tokio::test]
