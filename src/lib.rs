@@ -58,6 +58,8 @@
 //!   not hear the process that decides ends nobody either, once what it has heard is too old.
 //! - No decision of a person is thrown away with the history: directives have a file of their own, and nothing starts with
 //!   a damaged one.
+//! - No notice about an ended session is lost while it waits, goes into a private network unasked, or says more than ids,
+//!   device words and texts.
 //! - No lost event costs more than time: the sweep looks at everybody known, with the calls that logins leave over.
 //! - No stored work says "end this session": only "look at this user". A retry decides anew.
 //! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.

@@ -107,6 +107,20 @@ async fn a_login_that_is_turned_away_is_told_as_rejected() {
 }
 
 #[tokio::test]
+async fn a_session_that_a_person_ended_is_told_as_such_and_one_that_is_only_observed_is_not() {
+    let receiver = Receiver::start(200).await;
+    let service = service(&[receiver.endpoint("")], &[("SOLOIST_POLICY__MODE", "observe")]).await;
+    let observed = eviction(&service, "ann").await;
+    let path = format!("/admin/v1/users/ann/sessions/{}", observed.session);
+    assert_eq!(service.admin("DELETE", &path).await.0, 200);
+    let [got] = receiver.until(1, 200).await.try_into().unwrap();
+    let told = got.verified();
+    assert_eq!((&told["type"], &told["data"]["reason"]), (&json!("session.revoked"), &json!("admin")), "{told}");
+    assert_eq!(told["data"]["session"], observed.session);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_contended_user_and_a_spent_budget_are_told_once_also_over_a_restart() {
     let receiver = Receiver::start(200).await;
     let notify = format!("[{}]", receiver.endpoint(", events = [\"user.contended\", \"tenant.budget_exceeded\"]"));

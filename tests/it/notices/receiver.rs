@@ -98,10 +98,15 @@ impl Receiver {
     }
 }
 
-async fn take(State(kept): State<Kept>, headers: HeaderMap, body: Bytes) -> StatusCode {
+/// Whoever follows a redirect comes back.
+async fn take(
+    State(kept): State<Kept>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, [(&'static str, &'static str); 1]) {
     let answered = *kept.answer.lock().unwrap();
     let body = String::from_utf8(body.to_vec()).unwrap();
     kept.got.lock().unwrap().push(Got { headers, body, answered });
     kept.came.send_modify(|number| *number += 1);
-    StatusCode::from_u16(answered).unwrap()
+    (StatusCode::from_u16(answered).unwrap(), [("location", "/elsewhere")])
 }

@@ -27,6 +27,16 @@ async fn a_receiver_that_was_down_is_told_once_under_the_same_name() {
 }
 
 #[tokio::test]
+async fn a_redirect_is_not_followed_and_is_no_delivery() {
+    let receiver = Receiver::start(307).await;
+    let service = service(&[receiver.endpoint("")], &[]).await;
+    eviction(&service, "ann").await;
+    service.until("an attempt", async |service| metric(service, "failed_total") == 1).await;
+    assert_eq!((receiver.got().len(), metric(&service, "pending")), (1, 1));
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_receiver_that_is_gone_is_left_alone_until_the_next_start() {
     let receiver = Receiver::start(410).await;
     let notify = format!("[{}]", receiver.endpoint(""));
