@@ -19,8 +19,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const PENDING_MAX: u64 = 100_000;
 /// Names of notices that are remembered, 40 bytes each, so that none is told again.
 const KEYS_MAX: i64 = 1_000_000;
-/// A due time that a jump of the clock has put further away is brought back to this.
-const DUE_MS_MAX: i64 = 3_600_000;
 
 const SCHEMA: &str = "
 CREATE TABLE pending (
@@ -106,7 +104,8 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens or makes the file; a damaged one is set aside. What waits for other endpoints than these is dropped, and
-    /// every endpoint is enabled: whoever starts the program again may have mended what was wrong.
+    /// every endpoint is enabled and all that waits is due: whoever starts the program again may have mended what was
+    /// wrong, and the clock may have jumped.
     pub(super) fn open(data_dir: &Path, endpoints: &[String], now_ms: i64) -> anyhow::Result<Self> {
         let path = data_dir.join(FILE);
         let connection = match open(&path).and_then(|db| prepare(db, endpoints, now_ms)) {
@@ -306,10 +305,7 @@ fn prepare(mut db: Connection, endpoints: &[String], now_ms: i64) -> anyhow::Res
         let dropped = transaction.execute("DELETE FROM pending WHERE endpoint = ?1", [endpoint])?;
         tracing::warn!("{dropped} notices for `{endpoint}` are dropped: it is no longer in [[notify]]");
     }
-    transaction.execute(
-        "UPDATE pending SET due_at_ms = ?1 WHERE due_at_ms > ?2",
-        [now_ms, now_ms.saturating_add(DUE_MS_MAX)],
-    )?;
+    transaction.execute("UPDATE pending SET due_at_ms = ?1 WHERE due_at_ms > ?1", [now_ms])?;
     transaction.execute("DELETE FROM endpoints WHERE disabled_at_ms IS NOT NULL", [])?;
     transaction.execute("UPDATE endpoints SET failing_since_ms = min(failing_since_ms, ?1)", [now_ms])?;
     transaction.commit()?;
