@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::bulletin::{self, Bulletin, Ear};
-use super::deciding::{Deciding, Source};
+use super::deciding::{self, Deciding};
 use super::fleet::FleetMember;
 use super::keeper::Keeper;
 use super::records::{BrokerCourier, LedgerRecords, Watch};
@@ -25,6 +25,7 @@ use crate::ledger::{
     Endings, KNOWN_FOR, Ledger, LedgerOptions, LedgerThread, Remembering, RemoteLedger, SqliteLedger, endings_of,
 };
 use crate::model::TenantId;
+use crate::notify::{Notices, Outbox, OutboxParts, Source, Texts};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
 use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles};
 use crate::queue::{DeadLetters, Queue};
@@ -54,6 +55,8 @@ pub struct Core {
     pub(super) remote_ledger: Option<Arc<RemoteLedger>>,
     /// Where this process keeps the ledger and the sweep is on.
     pub(super) sweep: Option<Sweep>,
+    /// Where this process keeps the ledger and somebody is to be told.
+    pub(super) notices: Option<Notices>,
     pub(super) deciding: Deciding,
     /// The ends of the last day, as far as this process hears of them.
     pub(super) endings: Arc<Endings>,
@@ -120,6 +123,7 @@ impl Core {
             own_ledger,
             remote_ledger,
             sweep: None,
+            notices: None,
             deciding,
             endings,
             metrics,
@@ -132,6 +136,7 @@ impl Core {
         core.broker = broker.map(|(_, task)| core.put_to_work(task, roles));
         if matches!(purpose, Purpose::Serve(_)) {
             core.sweep = core.make_sweep(config);
+            core.notices = core.make_notices(config)?;
         }
         Ok(core)
     }
@@ -149,12 +154,12 @@ impl Core {
         }
         let enforcers = self.enforcers().into_values().collect();
         let member = match &mut self.deciding.source {
-            Source::Own(control) => {
+            deciding::Source::Own(control) => {
                 let (asked, questions) = mpsc::channel(bulletin::QUESTIONS_MAX);
                 task.tell_directives(Arc::new(Bulletin::new(Arc::clone(control), questions)));
                 FleetMember::new(roles, enforcers, None, Some(asked))
             }
-            Source::Elsewhere(heard, questions) => {
+            deciding::Source::Elsewhere(heard, questions) => {
                 task.hear_directives(Arc::new(Ear(Arc::clone(heard))));
                 let questions = questions.take().map(|questions| (Arc::clone(heard), questions));
                 FleetMember::new(roles, enforcers, questions, None)
@@ -197,6 +202,22 @@ impl Core {
             clock: self.clock,
             metrics: self.metrics.clone(),
         })
+    }
+
+    fn make_notices(&self, config: &Config) -> anyhow::Result<Option<Notices>> {
+        let (Some((ledger, _)), Some(control)) = (&self.own_ledger, self.deciding.control()) else { return Ok(None) };
+        if config.notify.is_empty() {
+            return Ok(None);
+        }
+        let (outbox, task) = Outbox::open(OutboxParts {
+            data_dir: config.data_dir.clone(),
+            endpoints: config.notify.clone(),
+            texts: Texts::read(config.notify_texts.as_deref())?,
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+            chance: rand::random,
+        })?;
+        Ok(Some(Notices { source: Source::new(outbox, ledger.clone(), control), task }))
     }
 
     /// For commands that look or act while no instance runs; `None` where one holds the data folder.

@@ -30,7 +30,8 @@ pub use self::core::Core;
 use self::core::Purpose;
 pub use self::inside::{Inside, Waiting};
 pub use self::offline::{
-    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, new_api_key, now, openapi, probe, probe_broker, prober,
+    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, look_at_endpoint, new_api_key, now, openapi, probe,
+    probe_broker, prober, read_notify_texts,
 };
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
@@ -234,7 +235,8 @@ impl App {
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
-        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, .. } = self.core;
+        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, notices, .. } =
+            self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
             parts.add("keeper of directives", keeper.run(stop.clone()));
@@ -265,6 +267,9 @@ impl App {
         }
         if let Some(sweep) = sweep {
             parts.add("sweep", sweep.run(stop.clone()));
+        }
+        if let Some(notices) = notices {
+            parts.add("notices", notices.run(stop.clone()));
         }
         let (ledger, ledger_thread) = own_ledger.unzip();
         let late = CancellationToken::new();

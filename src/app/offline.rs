@@ -11,8 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::loginradius;
 use crate::api::v1;
 use crate::clock::Clock;
-use crate::config::{Config, LoginRadiusSection};
+use crate::config::{Config, LoginRadiusSection, NotifyEndpoint};
 use crate::model::{SessionId, TenantId, UserId, View};
+use crate::notify;
 use crate::policy::{self, Decision, Marks, Subject, written};
 use crate::probe::Prober;
 use crate::provider::ProviderError;
@@ -117,6 +118,19 @@ pub async fn prober(section: &LoginRadiusSection, user: &UserId) -> anyhow::Resu
 pub async fn probe_broker(config: &Config, duties: &[BrokerDuty]) -> Result<String, BrokerTrouble> {
     let tenants = config.tenants.keys().cloned().collect();
     rabbitmq::probe(&config.queue.rabbitmq, &tenants, duties).await
+}
+
+/// Where an endpoint of notices leads, without sending it anything.
+///
+/// # Errors
+/// Why it could not be told.
+pub async fn look_at_endpoint(endpoint: &NotifyEndpoint) -> anyhow::Result<String> {
+    notify::look_at(endpoint).await
+}
+
+/// Whether the texts of notices can be read.
+pub fn read_notify_texts(config: &Config) -> anyhow::Result<()> {
+    notify::Texts::read(config.notify_texts.as_deref()).map(drop)
 }
 
 /// The wall clock, for commands: they start, so they may read it.

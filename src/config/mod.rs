@@ -10,6 +10,7 @@ mod brakes;
 mod grammar;
 mod ledger;
 mod mistake;
+mod notify;
 mod options;
 mod policies;
 mod policy_file;
@@ -35,6 +36,7 @@ pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig,
 pub use self::grammar::{Grammar, duration};
 pub use self::ledger::LedgerConfig;
 pub use self::mistake::{ConfigError, Mistake};
+pub use self::notify::{NotifyEndpoint, NotifyEvent, NotifyFormat, webhook_secret};
 pub use self::options::{OptionDoc, options};
 pub use self::policies::WrittenPolicies;
 pub use self::policy_file::PolicyFile;
@@ -76,6 +78,10 @@ pub struct Config {
     pub guard: GuardConfig,
     pub admin: AdminConfig,
     pub ledger: LedgerConfig,
+    /// Each with a name of its own.
+    pub notify: Vec<NotifyEndpoint>,
+    /// The file of texts that notices have instead of ours.
+    pub notify_texts: Option<PathBuf>,
     pub telemetry: TelemetryConfig,
     effective: Vec<Effective>,
 }
@@ -234,12 +240,15 @@ impl Config {
             budget: brakes::read_budget(&mut reader),
             guard: brakes::read_guard(&mut reader),
             ledger: ledger::read(&mut reader),
+            notify: Vec::new(),
+            notify_texts: reader.take_optional("notify_texts"),
             telemetry: TelemetryConfig {
                 log: reader.take("telemetry.log"),
                 log_format: reader.take("telemetry.log_format"),
             },
             effective: Vec::new(),
         };
+        config.notify = notify::read(&mut reader, &config.tenants);
         if config.admin.listen == config.webhook.listen && config.admin.listen.port() != 0 {
             reader.blame("admin.listen", "must differ from webhook.listen");
         }

@@ -60,6 +60,8 @@ const DAY: u64 = 24 * 60 * MINUTE;
 static OPTIONS: &[OptionDoc] = &[
     option("data_dir", Some("./soloist-data"), Grammar::Path,
         "folder of the queue file, the ledger and the admin key"),
+    option("notify_texts", None, Grammar::Path,
+        "TOML file of other texts in notices, a line for each reason: code = \"text\""),
 
     option("webhook.listen", Some("127.0.0.1:8080"), Grammar::Address,
         "address and port of the public listener"),
@@ -221,6 +223,9 @@ static OPTIONS: &[OptionDoc] = &[
         "true also records the IP addresses of sessions"),
     option("ledger.required", Some("false"), Grammar::Flag,
         "true ends nobody while a record cannot be sent to the control process; false goes on and counts what is lost"),
+
+    option("notify", None, Grammar::Tables,
+        "who is told that a session was ended, a user is contended or a budget is used up; sent by the control process"),
 
     option("telemetry.log", Some("info"), Grammar::LogFilter,
         "what is logged: a level, or levels by module such as info,soloist::worker=debug"),

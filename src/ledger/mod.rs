@@ -11,11 +11,13 @@
 //! | `chain`, `verify` | every record sealed by a MAC; whether all still fit |
 //! | `retain` | what leaves it: by age, number and size, or because a user is to be forgotten |
 //! | `read` | what is read beside the writer: exports, recorded views |
+//! | `closed` | the ended sessions as they come, for who is to tell others |
 //! | `seen`, `record`, `last` | a session as it is remembered; records of other machines; what needs no second record |
 //! | `remote` | the ledger of a process that keeps none |
 //! | `endings`, `remembering` | the ends of the last day, in memory, and the ledger that tells of them |
 
 mod chain;
+mod closed;
 mod endings;
 mod held;
 mod last;
@@ -38,6 +40,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub use self::chain::{BadHead, Head};
+pub use self::closed::{ClosedDecision, ClosedSince};
 pub use self::endings::{Displacer, Ending, Endings, KNOWN_FOR, Known, Waiting, endings_of, kept_of};
 pub use self::read::{ExportFilter, JsonLines};
 pub use self::record::BadRecord;

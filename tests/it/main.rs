@@ -38,6 +38,8 @@ mod ledger_records;
 #[cfg(test)]
 mod loginradius;
 #[cfg(test)]
+mod notices;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 mod policy;
