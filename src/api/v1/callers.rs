@@ -8,10 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRequestParts, Request};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{ConnectInfo, Request};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -20,9 +19,10 @@ use tokio::time::Instant;
 use super::Api;
 use super::input::TOKEN_BYTES_MAX;
 use super::limits::{Limit, network, too_many};
-use crate::config::{ApiConfig, AppKey, Scope};
+use super::who::{App, User};
+use crate::config::{ApiConfig, AppKey};
 use crate::http::Problem;
-use crate::model::{AccessToken, SessionId, TenantId, TokenDigest, UserId};
+use crate::model::{AccessToken, TenantId, TokenDigest, UserId};
 use crate::provider::ProviderError;
 use crate::worker::{StepError, TenantEnforcer};
 
@@ -51,8 +51,6 @@ pub(super) const ENDED: Problem = Problem::new(
     "session_ended",
     "this session was ended: POST /v1/why with the same token says why",
 );
-const NOT_FOR_THIS: Problem =
-    Problem::new(StatusCode::FORBIDDEN, "forbidden", "these credentials are not for this request");
 const NO_TENANT: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "tenant",
@@ -63,7 +61,7 @@ pub(super) struct Callers {
     keys: Vec<AppKey>,
     proxies: Vec<IpAddr>,
     by_key: Limit<usize>,
-    by_token: Limit<TokenDigest>,
+    pub(super) by_token: Limit<TokenDigest>,
     by_address: Limit<IpAddr>,
     refused: Limit<IpAddr>,
     blocked: Mutex<HashMap<IpAddr, Instant>>,
@@ -100,7 +98,7 @@ impl Callers {
     }
 
     /// Credentials that are nobody's slow their address down; an address that goes on may not ask for a while.
-    fn refuse(&self, parts: &Parts) {
+    pub(super) fn refuse(&self, parts: &Parts) {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let Some(address) = self.address(peer, &parts.headers) else { return };
         if self.refused.admit(&address).is_err() {
@@ -151,139 +149,11 @@ fn read_address(text: &str) -> Option<IpAddr> {
     ip.map(|ip: IpAddr| ip.to_canonical())
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= TOKEN_BYTES_MAX).then_some(token)
-}
-
-/// An app server, by its key.
-#[derive(Clone, Debug)]
-pub(super) struct App {
-    scopes: Vec<Scope>,
-    tenant: TenantId,
-}
-
-/// A user, by the token of one of their sessions.
-#[derive(Clone, Debug)]
-pub(super) struct User {
-    pub(super) tenant: TenantId,
-    pub(super) id: UserId,
-    pub(super) token: AccessToken,
-}
-
-impl User {
-    pub(super) fn session(&self) -> SessionId {
-        self.token.digest().session_id()
-    }
-}
-
-/// Either of them.
-#[derive(Clone, Debug)]
-pub(super) enum Caller {
-    App(App),
-    User(User),
-}
-
-/// Somebody who holds a token, dead or alive.
-#[derive(Clone, Debug)]
-pub(super) struct Holder {
-    pub(super) tenant: TenantId,
-    pub(super) token: AccessToken,
-}
-
-impl Caller {
-    /// The tenant that an app server asks about, if it may ask this.
-    pub(super) fn app(&self, scope: Scope) -> Result<&TenantId, Problem> {
-        match self {
-            Self::App(app) if app.scopes.contains(&scope) => Ok(&app.tenant),
-            _ => Err(NOT_FOR_THIS),
-        }
-    }
-}
-
-impl FromRequestParts<Arc<Api>> for Caller {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        let presented = bearer(&parts.headers).map(str::to_owned);
-        let caller = match &presented {
-            Some(key) if key.starts_with(KEY_PREFIX) => api.app(&parts.headers, key).map(Self::App),
-            Some(token) => api.user(&parts.headers, token).await.map(Self::User),
-            None => Err(UNKNOWN),
-        };
-        caller.map_err(|problem| {
-            // A tab that was signed out is no guess.
-            if problem.name == UNKNOWN.name {
-                api.callers.refuse(parts);
-            }
-            Refused(problem)
-        })
-    }
-}
-
-/// An app server that may ask who would have to go; the tenant it asks about.
-pub(super) struct MayCheck(pub(super) TenantId);
-
-impl FromRequestParts<Arc<Api>> for MayCheck {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        let caller = Caller::from_request_parts(parts, api).await?;
-        caller.app(Scope::Checkpoint).cloned().map(Self).map_err(Refused)
-    }
-}
-
-/// An app server that may ask what became of a session; the tenant it asks about.
-pub(super) struct MayKnow(pub(super) TenantId);
-
-impl FromRequestParts<Arc<Api>> for MayKnow {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        let caller = Caller::from_request_parts(parts, api).await?;
-        caller.app(Scope::Verdict).cloned().map(Self).map_err(Refused)
-    }
-}
-
-impl FromRequestParts<Arc<Api>> for User {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        match Caller::from_request_parts(parts, api).await? {
-            Caller::User(user) => Ok(user),
-            Caller::App(_) => Err(Refused(NOT_FOR_THIS)),
-        }
-    }
-}
-
-impl FromRequestParts<Arc<Api>> for Holder {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
-        let token = bearer(&parts.headers).filter(|token| !token.starts_with(KEY_PREFIX)).map(AccessToken::new);
-        let Some(token) = token else {
-            api.callers.refuse(parts);
-            return Err(Refused(UNKNOWN));
-        };
-        api.callers.by_token.admit(&token.digest()).map_err(Refused)?;
-        let (tenant, _) = api.tenant_named(&parts.headers).map_err(Refused)?;
-        Ok(Self { tenant: tenant.clone(), token })
-    }
-}
-
-/// Refused credentials, said as HTTP wants it.
-pub(super) struct Refused(Problem);
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let mut response = self.0.into_response();
-        if self.0.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
-    }
 }
 
 impl Api {
@@ -292,7 +162,7 @@ impl Api {
     }
 
     /// The tenant that the header names; without it the default one, or the only one.
-    fn tenant_named(&self, headers: &HeaderMap) -> Result<(&TenantId, &Arc<TenantEnforcer>), Problem> {
+    pub(super) fn tenant_named(&self, headers: &HeaderMap) -> Result<(&TenantId, &Arc<TenantEnforcer>), Problem> {
         let tenants = &self.sessions.tenants;
         let found = if let Some(name) = headers.get(TENANT_HEADER) {
             let name = name.to_str().ok().and_then(|name| TenantId::parse(name).ok());
@@ -304,7 +174,7 @@ impl Api {
         found.ok_or(NO_TENANT)
     }
 
-    fn app(&self, headers: &HeaderMap, presented: &str) -> Result<App, Problem> {
+    pub(super) fn app(&self, headers: &HeaderMap, presented: &str) -> Result<App, Problem> {
         let (place, key) = self.callers.key_of(presented, self.sessions.clock.now()).ok_or(UNKNOWN)?;
         self.callers.by_key.admit(&place)?;
         let tenant = match (&key.tenant, headers.get(TENANT_HEADER)) {
@@ -320,7 +190,7 @@ impl Api {
         Ok(App { scopes: key.scopes.clone(), tenant: tenant.clone() })
     }
 
-    async fn user(&self, headers: &HeaderMap, presented: &str) -> Result<User, Problem> {
+    pub(super) async fn user(&self, headers: &HeaderMap, presented: &str) -> Result<User, Problem> {
         let token = AccessToken::new(presented);
         self.callers.by_token.admit(&token.digest())?;
         let (tenant, enforcer) = self.tenant_named(headers)?;
@@ -369,6 +239,8 @@ impl Api {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn callers(proxies: &[&str]) -> Callers {

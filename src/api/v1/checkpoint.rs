@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::callers::{Caller, MayCheck};
 use super::input::{self, Body};
 use super::shown::{ShownDevice, would_end};
+use super::who::{Caller, MayCheck};
 use crate::config::Scope;
 use crate::http::Problem;
 use crate::model::{SessionDevice, UserId};

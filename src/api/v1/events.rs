@@ -12,8 +12,8 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 use super::Api;
-use super::callers::Holder;
 use super::told::WhyAnswer;
+use super::who::Holder;
 use crate::http::Problem;
 use crate::ledger::{Ending, Known};
 

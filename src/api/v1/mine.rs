@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::callers::User;
 use super::input::{Named, Params};
 use super::shown::ShownSession;
+use super::who::User;
 use super::{Api, NOBODY, NOT_NOW, problem_of};
 use crate::directives::{ChangeError, Entry, What};
 use crate::http::Problem;

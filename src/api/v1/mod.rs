@@ -2,7 +2,7 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `callers`, `limits` | who asks, and whether they may: app keys, users' tokens, how often |
+//! | `who`, `callers`, `limits` | who asks, and whether they may: app keys, users' tokens, how often |
 //! | `input` | what they send, within limits |
 //! | `checkpoint` | whether a user may come in, and who would have to go |
 //! | `mine` | a user's own sessions |
@@ -20,6 +20,7 @@ mod limits;
 mod mine;
 mod shown;
 mod told;
+mod who;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

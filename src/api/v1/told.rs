@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::callers::{Holder, MayKnow};
 use super::input::{self, Body};
 use super::shown::text_of;
+use super::who::{Holder, MayKnow};
 use crate::http::Problem;
 use crate::ledger::{Ending, Known};
 use crate::model::SessionId;
