@@ -8,6 +8,7 @@
 //! | `mine` | a user's own sessions |
 //! | `told` | what became of a session, from what is known here |
 //! | `events` | a stream that tells a tab that it was signed out |
+//! | `script` | `soloist.js`, which asks all this in a browser |
 //! | `shown` | how sessions and reasons look in answers |
 //!
 //! No answer holds a token, and a session's id is good only together with its user.
@@ -18,6 +19,7 @@ mod events;
 mod input;
 mod limits;
 mod mine;
+mod script;
 mod shown;
 mod told;
 mod who;
@@ -155,6 +157,7 @@ pub fn router(sessions: Sessions) -> Router {
         .method_not_allowed_fallback(async || WRONG_METHOD)
         .layer(middleware::from_fn_with_state(api, guard))
         .route("/v1/openapi.json", get(described).with_state(document))
+        .route("/v1/soloist.js", get(script::script))
         .layer(cors)
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod mine;
 mod newcomers;
+mod script;
 mod told;
 
 use reqwest::{Method, RequestBuilder};
