@@ -11,7 +11,7 @@
 //!                                                                 │  ├── policy: which sessions stay (pure)
 //!                                                                 │  └── directives: what holds for whom, now
 //!                                                                 └────► ledger: intent before, outcome after
-//! operators ── cli ──► api: sessions, enforce, decisions, directives, dead letters, metrics, probes
+//! apps, operators ── cli ──► api: sessions, checkpoint, enforce, decisions, directives, dead letters, metrics, probes
 //! ```
 //!
 //! # Where is what
@@ -31,7 +31,7 @@
 //! | [`ledger`] | what was decided, what came of it; kept here or sent to the machine that keeps it |
 //! | [`notify`] | tells other systems of ended sessions, contended users and spent budgets, durably |
 //! | [`sweep`] | looks at every known user again and again, so that a lost event costs only time |
-//! | [`api`] | the private admin API, probes, metrics |
+//! | [`api`] | the session API for apps, the private admin API, probes, metrics |
 //! | [`config`] | every option: name, default, grammar, check |
 //! | [`telemetry`] | the log, and every metric's name |
 //! | [`http`], [`clock`] | listeners with limits; the one place that reads the time |
