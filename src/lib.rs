@@ -11,7 +11,7 @@
 //!                                                                 │  ├── policy: which sessions stay (pure)
 //!                                                                 │  └── directives: what holds for whom, now
 //!                                                                 └────► ledger: intent before, outcome after
-//! operators ── cli ──► api: sessions, enforce, decisions, directives, dead letters, metrics, probes
+//! apps, operators ── cli ──► api: sessions, checkpoint, enforce, decisions, directives, dead letters, metrics, probes
 //! ```
 //!
 //! # Where is what
@@ -29,8 +29,9 @@
 //! | [`retry`] | after this failure at this attempt: how long to wait |
 //! | [`directives`] | what workers must obey now: policies, what people and brakes decided; one process tells all |
 //! | [`ledger`] | what was decided, what came of it; kept here or sent to the machine that keeps it |
+//! | [`notify`] | tells other systems of ended sessions, contended users and spent budgets, durably |
 //! | [`sweep`] | looks at every known user again and again, so that a lost event costs only time |
-//! | [`api`] | the private admin API, probes, metrics |
+//! | [`api`] | the session API for apps, the private admin API, probes, metrics |
 //! | [`config`] | every option: name, default, grammar, check |
 //! | [`telemetry`] | the log, and every metric's name |
 //! | [`http`], [`clock`] | listeners with limits; the one place that reads the time |
@@ -57,6 +58,8 @@
 //!   not hear the process that decides ends nobody either, once what it has heard is too old.
 //! - No decision of a person is thrown away with the history: directives have a file of their own, and nothing starts with
 //!   a damaged one.
+//! - No notice about an ended session is lost while it waits, goes into a private network unasked, or says more than ids,
+//!   device words and texts.
 //! - No lost event costs more than time: the sweep looks at everybody known, with the calls that logins leave over.
 //! - No stored work says "end this session": only "look at this user". A retry decides anew.
 //! - No failure is swallowed or tried for ever: each is sorted by what happens next, and an outage spends no attempt.
@@ -78,6 +81,7 @@ pub mod http;
 pub mod ledger;
 pub mod message;
 pub mod model;
+pub mod notify;
 pub mod policy;
 pub mod probe;
 pub mod provider;

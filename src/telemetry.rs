@@ -93,10 +93,42 @@ pub struct Metrics {
     pub broker_up: Gauge,
     pub broker_delayed: Gauge,
     pub broker_dead: Gauge,
+    pub notices: NoticeMetrics,
     pub spooling: Gauge,
     pub spool_bytes: Gauge,
     pub spool_messages: Gauge,
     pub spool_oldest_age: Gauge,
+}
+
+/// What became of notices, by the name of the endpoint in the configuration.
+#[derive(Clone)]
+pub struct NoticeMetrics {
+    pub delivered: Family<Labels, Counter>,
+    pub failed: Family<Labels, Counter>,
+    pub dropped: Family<Labels, Counter>,
+    pub pending: Family<Labels, Gauge>,
+    pub disabled: Family<Labels, Gauge>,
+}
+
+impl NoticeMetrics {
+    fn new(register: &mut Registration<'_>) -> Self {
+        Self {
+            delivered: register.counter("notices_delivered", "Notices that were delivered (endpoint)"),
+            failed: register.counter("notices_failed", "Attempts to deliver a notice that failed (endpoint)"),
+            dropped: register.counter("notices_dropped", "Notices that were given up (endpoint)"),
+            pending: register.gauge("notices_pending", "Notices that wait to be delivered (endpoint)"),
+            disabled: register.gauge("notices_disabled", "1 while an endpoint gets no notices (endpoint)"),
+        }
+    }
+
+    /// Makes an endpoint's series appear with zeros.
+    pub fn announce(&self, endpoint: &str) {
+        let of = labels([("endpoint", endpoint)]);
+        for counter in [&self.delivered, &self.failed, &self.dropped] {
+            counter.get_or_create(&of).inc_by(0);
+        }
+        self.disabled.get_or_create(&of).set(0);
+    }
 }
 
 /// 1 ms to about 35 min.
@@ -156,6 +188,7 @@ impl Metrics {
             broker_delayed: register
                 .single("broker_delayed_messages", "Messages of all tenants that wait for their time"),
             broker_dead: register.single("broker_dead_messages", "Given-up messages that no control has taken in yet"),
+            notices: NoticeMetrics::new(&mut register),
             spooling: register.single("spooling", "1 while events go to the journal instead of the broker"),
             spool_bytes: register.single_in("spool", "What waits in the journal for the broker", Unit::Bytes),
             spool_messages: register.single("spool_messages", "Events in the journal that wait for the broker"),

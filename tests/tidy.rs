@@ -27,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("probe", &["model", "provider"]),
     ("ledger", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
     ("directives", &["model", "policy", "sqlite", "clock", "telemetry", "config"]),
+    ("notify", &["model", "policy", "retry", "ledger", "directives", "sqlite", "clock", "telemetry", "config"]),
     ("webhook", &["model", "message", "queue", "http", "clock", "telemetry", "config"]),
     (
         "worker",
@@ -66,6 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "probe",
             "directives",
             "ledger",
+            "notify",
             "api",
             "sandbox",
             "http",
@@ -225,8 +227,7 @@ fn heads_of_group(group: &str) -> Vec<String> {
 
 fn first_name(path: &str) -> Option<String> {
     let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    let is_module = name.chars().next().is_some_and(char::is_lowercase);
-    is_module.then_some(name)
+    name.starts_with(char::is_lowercase).then_some(name)
 }
 
 #[test]
@@ -306,9 +307,8 @@ fn every_file_is_compiled() {
 
 #[test]
 fn every_file_says_first_what_it_is_for() {
-    let sources = sources();
-    let silent = sources.iter().filter(|source| !source.text.starts_with("//! "));
-    assert_none("files whose first line is no `//!`", silent.map(|source| source.path.clone()).collect());
+    let silent = sources().into_iter().filter(|source| !source.text.starts_with("//! "));
+    assert_none("files whose first line is no `//!`", silent.map(|source| source.path).collect());
 }
 
 #[test]

@@ -22,10 +22,10 @@ use super::{dead_letters, known, ledger};
 use crate::clock::Clock;
 use crate::http::{NO_ROUTE, Problem, WRONG_METHOD};
 use crate::ledger::{Ledger, LedgerError, SqliteLedger};
-use crate::model::{EventId, LoginEvent, Reason, Session, SessionId, TenantId, UserId};
+use crate::model::{Reason, Session, SessionId, TenantId, UserId};
 use crate::policy::{ReasonCode, Verdict};
 use crate::provider::ProviderError;
-use crate::queue::{BrokerCounts, BrokerHealth, DeadLetters, Queue, QueueError};
+use crate::queue::{BrokerCounts, BrokerHealth, DeadLetters, Queue, QueueError, look_at_once};
 use crate::worker::{Enforcer as _, Evaluation, LimiterSign, Look, StepError, TenantEnforcer};
 
 /// Dead letters and decisions on one page at most.
@@ -214,17 +214,7 @@ async fn enforce(
 ) -> Result<Response, Problem> {
     let (tenant, enforcer, user) = admin.subject(&uid, &OfTenant { tenant: query.tenant })?;
     if query.queued {
-        let id = EventId::of_body(uuid::Uuid::new_v4().as_bytes());
-        let event = LoginEvent {
-            tenant,
-            user,
-            id: id.clone(),
-            at: None,
-            login_at: None,
-            reason: Reason::Enforce,
-            accepted_at: None,
-        };
-        admin.queue.publish(&[event]).await.map_err(queue_problem)?;
+        let id = look_at_once(&*admin.queue, &tenant, &user).await.map_err(queue_problem)?;
         return Ok((StatusCode::ACCEPTED, Json(json!({ "id": id.as_str() }))).into_response());
     }
     let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: query.dry_run };

@@ -7,6 +7,7 @@ mod host;
 mod known;
 mod ledger;
 pub mod probes;
+pub mod v1;
 
 pub use self::directives::Deciding;
 pub use self::host::Hosts;

@@ -6,21 +6,26 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::bulletin::{self, Bulletin, Ear};
-use super::deciding::{Deciding, Source};
+use super::deciding::{self, Deciding};
 use super::fleet::FleetMember;
 use super::keeper::Keeper;
 use super::records::{BrokerCourier, LedgerRecords, Watch};
 use super::{Roles, loginradius};
 use crate::api::admin::{self, Admin};
-use crate::api::{self, Hosts};
+use crate::api::{self, Hosts, v1};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
-use crate::ledger::{Ledger, LedgerOptions, LedgerThread, RemoteLedger, SqliteLedger};
+use crate::ledger::{
+    Endings, KNOWN_FOR, Ledger, LedgerOptions, LedgerThread, Remembering, RemoteLedger, SqliteLedger, endings_of,
+};
 use crate::model::TenantId;
+use crate::notify::{Notices, Outbox, OutboxParts, Source, Texts};
 use crate::queue::embedded::{EmbeddedConfig, EmbeddedQueue, InUse, QueueThread};
 use crate::queue::rabbitmq::{RabbitQueue, RabbitTask, RabbitmqParts, RabbitmqRoles};
 use crate::queue::{DeadLetters, Queue};
@@ -50,7 +55,11 @@ pub struct Core {
     pub(super) remote_ledger: Option<Arc<RemoteLedger>>,
     /// Where this process keeps the ledger and the sweep is on.
     pub(super) sweep: Option<Sweep>,
+    /// Where this process keeps the ledger and somebody is to be told.
+    pub(super) notices: Option<Notices>,
     pub(super) deciding: Deciding,
+    /// The ends of the last day, as far as this process hears of them.
+    pub(super) endings: Arc<Endings>,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     /// Empty where this process calls no provider.
@@ -93,6 +102,11 @@ impl Core {
             (None, Some(ledger)) => Arc::clone(ledger) as _,
             (None, None) => anyhow::bail!("there is neither a ledger nor a way to one"),
         };
+        let endings = Arc::<Endings>::default();
+        let ledger: Arc<dyn Ledger> = match purpose {
+            Purpose::Serve(roles) if roles.control => Arc::new(Remembering::new(ledger, Arc::clone(&endings), clock)),
+            _ => ledger,
+        };
         let queue: Arc<dyn Queue> = match &broker {
             Some((queue, _)) => Arc::new(queue.clone()),
             None => Arc::new(journal.clone()),
@@ -109,7 +123,9 @@ impl Core {
             own_ledger,
             remote_ledger,
             sweep: None,
+            notices: None,
             deciding,
+            endings,
             metrics,
             clock,
             workers: BTreeMap::new(),
@@ -120,6 +136,7 @@ impl Core {
         core.broker = broker.map(|(_, task)| core.put_to_work(task, roles));
         if matches!(purpose, Purpose::Serve(_)) {
             core.sweep = core.make_sweep(config);
+            core.notices = core.make_notices(config)?;
         }
         Ok(core)
     }
@@ -129,19 +146,20 @@ impl Core {
         if let (true, Some((ledger, _))) = (roles.control, &self.own_ledger) {
             let guard = self.deciding.brakes.guard;
             let watch = self.deciding.control().map(|control| Watch::new(control, guard, self.clock));
-            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch }));
+            let endings = Arc::clone(&self.endings);
+            task.take_records(Arc::new(LedgerRecords { ledger: ledger.clone(), watch, endings, clock: self.clock }));
         }
         if self.workers.is_empty() {
             return task;
         }
         let enforcers = self.enforcers().into_values().collect();
         let member = match &mut self.deciding.source {
-            Source::Own(control) => {
+            deciding::Source::Own(control) => {
                 let (asked, questions) = mpsc::channel(bulletin::QUESTIONS_MAX);
                 task.tell_directives(Arc::new(Bulletin::new(Arc::clone(control), questions)));
                 FleetMember::new(roles, enforcers, None, Some(asked))
             }
-            Source::Elsewhere(heard, questions) => {
+            deciding::Source::Elsewhere(heard, questions) => {
                 task.hear_directives(Arc::new(Ear(Arc::clone(heard))));
                 let questions = questions.take().map(|questions| (Arc::clone(heard), questions));
                 FleetMember::new(roles, enforcers, questions, None)
@@ -186,6 +204,22 @@ impl Core {
         })
     }
 
+    fn make_notices(&self, config: &Config) -> anyhow::Result<Option<Notices>> {
+        let (Some((ledger, _)), Some(control)) = (&self.own_ledger, self.deciding.control()) else { return Ok(None) };
+        if config.notify.is_empty() {
+            return Ok(None);
+        }
+        let (outbox, task) = Outbox::open(OutboxParts {
+            data_dir: config.data_dir.clone(),
+            endpoints: config.notify.clone(),
+            texts: Texts::read(config.notify_texts.as_deref())?,
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+            chance: rand::random,
+        })?;
+        Ok(Some(Notices { source: Source::new(outbox, ledger.clone(), control), task }))
+    }
+
     /// For commands that look or act while no instance runs; `None` where one holds the data folder.
     ///
     /// # Errors
@@ -226,6 +260,34 @@ impl Core {
             users: self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone()),
             key,
             hosts,
+        })
+    }
+
+    /// Takes the ends of the last day out of the ledger, as they were before this process began.
+    pub(super) async fn remember_endings(&self) {
+        let Some((ledger, _)) = &self.own_ledger else { return };
+        let since = self.clock.now().checked_sub(KNOWN_FOR).unwrap_or(Timestamp::MIN);
+        for tenant in self.workers.keys() {
+            match ledger.ends_since(tenant, since).await {
+                Ok(ends) => ends
+                    .iter()
+                    .flat_map(|(user, decision)| endings_of(tenant, user, decision))
+                    .for_each(|ending| self.endings.note(ending, self.clock.now())),
+                Err(error) => tracing::warn!("who was signed out before is not known: {:#}", anyhow::Error::new(error)),
+            }
+        }
+    }
+
+    /// The session API's routes.
+    pub(super) fn v1_router(&self, config: &Config, closing: CancellationToken) -> Router {
+        v1::router(v1::Sessions {
+            tenants: self.enforcers(),
+            queue: Arc::clone(&self.queue),
+            endings: Arc::clone(&self.endings),
+            control: self.deciding.control(),
+            clock: self.clock,
+            config: config.api.clone(),
+            closing,
         })
     }
 

@@ -29,7 +29,10 @@ pub use self::admin_key::read as read_admin_key;
 pub use self::core::Core;
 use self::core::Purpose;
 pub use self::inside::{Inside, Waiting};
-pub use self::offline::{BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, now, probe, probe_broker, prober};
+pub use self::offline::{
+    BrokerDuty, BrokerTrouble, ProbeFailed, decide_line, look_at_endpoint, new_api_key, now, openapi, probe,
+    probe_broker, prober, read_notify_texts,
+};
 use self::parts::Parts;
 pub use self::reload::RunningPolicies;
 pub use self::roles::Roles;
@@ -66,9 +69,11 @@ pub fn loginradius(section: &LoginRadiusSection) -> anyhow::Result<LoginRadius> 
 pub struct App {
     core: Core,
     roles: Roles,
-    /// `None` where this process takes no webhooks.
+    /// `None` where this process takes neither webhooks nor questions of apps.
     public: Option<Listener>,
     private: Listener,
+    /// Ends the streams of the public listener.
+    streams: CancellationToken,
     admin_key: SecretString,
 }
 
@@ -102,7 +107,14 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     );
     let core = Core::open(config, Purpose::Serve(roles))?;
     warn_of_unknown_tenants(config, &core).await?;
-    let public = if roles.webhook { Some(public_listener(config, &core).await?) } else { None };
+    let streams = CancellationToken::new();
+    let public_addr = if roles.webhook { Some(config.webhook.listen) } else { config.api.listen };
+    let public = match public_addr {
+        Some(addr) if roles.webhook || roles.control => {
+            Some(public_listener(config, &core, (roles, addr), &streams).await?)
+        }
+        _ => None,
+    };
     admin_addr::remove(&config.data_dir)?;
     let admin_key = admin_key::write(&config.data_dir)?;
     let hosts = if config.admin.insecure { Hosts::AnyAddress } else { Hosts::Loopback };
@@ -115,7 +127,7 @@ pub async fn build_as(config: &Config, roles: Roles) -> anyhow::Result<App> {
     };
     let private = Listener::bind(config.admin.listen, private, private_server)?;
     admin_addr::write(&config.data_dir, private.addr)?;
-    Ok(App { core, roles, public, private, admin_key })
+    Ok(App { core, roles, public, private, streams, admin_key })
 }
 
 fn probes(core: &Core) -> Probes {
@@ -127,7 +139,12 @@ fn probes(core: &Core) -> Probes {
     }
 }
 
-async fn public_listener(config: &Config, core: &Core) -> anyhow::Result<Listener> {
+async fn public_listener(
+    config: &Config,
+    core: &Core,
+    (roles, addr): (Roles, SocketAddr),
+    streams: &CancellationToken,
+) -> anyhow::Result<Listener> {
     let tls = match (&config.webhook.tls_cert, &config.webhook.tls_key) {
         (Some(cert), Some(key)) => Some(http::tls_from_files(cert, key).await?),
         _ => None,
@@ -146,10 +163,16 @@ async fn public_listener(config: &Config, core: &Core) -> anyhow::Result<Listene
         in_flight_max: config.webhook.in_flight_max,
         buffer_kib_max: WebhookLimits::BUFFER_KIB_MAX,
     };
-    let router = webhook::router(tenants, Arc::clone(&core.queue), limits, core.clock, core.metrics.clone())
-        .merge(probes::public_router(probes(core)))
-        .fallback(async || http::NO_ROUTE)
-        .method_not_allowed_fallback(async || http::WRONG_METHOD);
+    let mut router = probes::public_router(probes(core));
+    if roles.webhook {
+        let queue = Arc::clone(&core.queue);
+        router = router.merge(webhook::router(tenants, queue, limits, core.clock, core.metrics.clone()));
+    }
+    if roles.control {
+        core.remember_endings().await;
+        router = router.merge(core.v1_router(config, streams.clone()));
+    }
+    let router = router.fallback(async || http::NO_ROUTE).method_not_allowed_fallback(async || http::WRONG_METHOD);
     let connections_max = http::connections_that_fit(config.webhook.connections_max);
     if connections_max < config.webhook.connections_max {
         tracing::warn!(
@@ -163,7 +186,7 @@ async fn public_listener(config: &Config, core: &Core) -> anyhow::Result<Listene
         connections_max,
         tls,
     };
-    Listener::bind(config.webhook.listen, router, server)
+    Listener::bind(addr, router, server)
 }
 
 /// Messages of a tenant that is no longer configured are kept, but nobody works on them.
@@ -212,12 +235,19 @@ impl App {
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
-        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, .. } = self.core;
+        let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, notices, .. } =
+            self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
             parts.add("keeper of directives", keeper.run(stop.clone()));
         }
         let listeners = [("webhook listener", self.public), ("admin listener", Some(self.private))];
+        let (streams, told) = (self.streams, stop.clone());
+        parts.add("end of streams", async move {
+            told.cancelled().await;
+            streams.cancel();
+            Ok(())
+        });
         for (name, listener) in listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?))) {
             parts.add(name, serve(listener, stop.clone()));
         }
@@ -237,6 +267,9 @@ impl App {
         }
         if let Some(sweep) = sweep {
             parts.add("sweep", sweep.run(stop.clone()));
+        }
+        if let Some(notices) = notices {
+            parts.add("notices", notices.run(stop.clone()));
         }
         let (ledger, ledger_thread) = own_ledger.unzip();
         let late = CancellationToken::new();

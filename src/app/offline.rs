@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::loginradius;
+use crate::api::v1;
 use crate::clock::Clock;
-use crate::config::{Config, LoginRadiusSection};
+use crate::config::{Config, LoginRadiusSection, NotifyEndpoint};
 use crate::model::{SessionId, TenantId, UserId, View};
+use crate::notify;
 use crate::policy::{self, Decision, Marks, Subject, written};
 use crate::probe::Prober;
 use crate::provider::ProviderError;
@@ -115,9 +120,40 @@ pub async fn probe_broker(config: &Config, duties: &[BrokerDuty]) -> Result<Stri
     rabbitmq::probe(&config.queue.rabbitmq, &tenants, duties).await
 }
 
+/// Where an endpoint of notices leads, without sending it anything.
+///
+/// # Errors
+/// Why it could not be told.
+pub async fn look_at_endpoint(endpoint: &NotifyEndpoint) -> anyhow::Result<String> {
+    notify::look_at(endpoint).await
+}
+
+/// Whether the texts of notices can be read.
+pub fn read_notify_texts(config: &Config) -> anyhow::Result<()> {
+    notify::Texts::read(config.notify_texts.as_deref()).map(drop)
+}
+
 /// The wall clock, for commands: they start, so they may read it.
 pub fn now() -> Timestamp {
     Clock::start().now()
+}
+
+/// Random bytes of an app's key.
+const KEY_BYTES: usize = 32;
+
+/// A new key for an app, and the SHA-256 of it for the configuration, in hex.
+pub fn new_api_key() -> (String, String) {
+    let key = format!("{}{}", v1::KEY_PREFIX, URL_SAFE_NO_PAD.encode(rand::random::<[u8; KEY_BYTES]>()));
+    let sha256 = hex::encode(Sha256::digest(key.as_bytes()));
+    (key, sha256)
+}
+
+/// The OpenAPI 3.1 description of the session API, as JSON.
+///
+/// # Errors
+/// Never, as far as anybody knows: it is made of constants.
+pub fn openapi() -> anyhow::Result<String> {
+    Ok(v1::document().to_pretty_json()?)
 }
 
 #[cfg(test)]

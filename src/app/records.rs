@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::clock::Clock;
 use crate::config::{GuardAction, GuardConfig};
 use crate::directives::{Control, PingPong};
-use crate::ledger::{Courier, Ledger as _, SqliteLedger};
+use crate::ledger::{Courier, Endings, Ledger as _, SqliteLedger, endings_of, kept_of};
 use crate::model::{TenantId, UserId};
 use crate::queue::rabbitmq::{RabbitQueue, Records};
 use crate::worker::eviction_of;
@@ -33,6 +33,8 @@ impl Courier for BrokerCourier {
 pub(super) struct LedgerRecords {
     pub(super) ledger: SqliteLedger,
     pub(super) watch: Option<Watch>,
+    pub(super) endings: Arc<Endings>,
+    pub(super) clock: Clock,
 }
 
 #[async_trait]
@@ -44,8 +46,35 @@ impl Records for LedgerRecords {
         if let Some(watch) = &self.watch {
             watch.look_at(&self.ledger, &records).await;
         }
+        self.tell(&records).await;
         Ok(())
     }
+}
+
+impl LedgerRecords {
+    /// Tells who asks or waits for it what became of sessions.
+    async fn tell(&self, records: &[Vec<u8>]) {
+        for looked in records.iter().filter_map(|record| serde_json::from_slice::<Looked>(record).ok()) {
+            if let (true, Ok(tenant)) = (looked.record == "intent", TenantId::parse(&looked.tenant)) {
+                self.endings.note_kept(&tenant, kept_of(&looked.decision), self.clock.now());
+            }
+        }
+        let ended: BTreeSet<(TenantId, UserId)> = records.iter().filter_map(|record| whose(record)).collect();
+        for (tenant, user) in ended {
+            let Ok(decisions) = self.ledger.recent(&tenant, &user, DECISIONS_MAX).await else { continue };
+            let ended = decisions.iter().rev().flat_map(|decision| endings_of(&tenant, &user, decision));
+            ended.for_each(|ending| self.endings.note(ending, self.clock.now()));
+        }
+    }
+}
+
+/// As much of a record as says whom a look kept.
+#[derive(Deserialize)]
+struct Looked {
+    record: String,
+    tenant: String,
+    #[serde(default)]
+    decision: serde_json::Value,
 }
 
 /// Finds users whose devices end each other for ever, whichever workers end them.

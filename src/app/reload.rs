@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 
-use crate::config::{Config, LoginRadiusSection, RabbitmqConfig};
+use crate::config::{Config, LoginRadiusSection, NotifyFormat, RabbitmqConfig};
 use crate::directives::LiveDirectives;
 
 /// The policies of a running service, to be replaced while it runs.
@@ -44,6 +44,9 @@ fn needs_restart(started: &Config, now: &Config) -> BTreeSet<String> {
     if broker_secrets(&started.queue.rabbitmq) != broker_secrets(&now.queue.rabbitmq) {
         changed.insert("the secrets in queue.rabbitmq".to_owned());
     }
+    if notify_secrets(started) != notify_secrets(now) {
+        changed.insert("the secrets in notify".to_owned());
+    }
     for (tenant, was) in &started.tenants {
         let section = if was.policy_path == "policy" { String::new() } else { format!("tenants.{tenant}.") };
         if now.tenants.get(tenant).is_some_and(|is| secrets(&is.loginradius) != secrets(&was.loginradius)) {
@@ -64,6 +67,15 @@ fn secrets(section: &LoginRadiusSection) -> Vec<&str> {
 
 fn broker_secrets(section: &RabbitmqConfig) -> Vec<&str> {
     section.urls.iter().chain(&section.password).map(ExposeSecret::expose_secret).collect()
+}
+
+fn notify_secrets(config: &Config) -> Vec<&str> {
+    // The path of an address is not shown either.
+    let secrets = config.notify.iter().map(|endpoint| match &endpoint.format {
+        NotifyFormat::Standard { secret } => [endpoint.url.as_str(), secret.expose_secret()],
+        NotifyFormat::Caep { .. } => [endpoint.url.as_str(), ""],
+    });
+    secrets.flatten().collect()
 }
 
 #[cfg(test)]

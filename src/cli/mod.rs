@@ -1,6 +1,7 @@
 //! The command line: one file a command, and one place that writes to the terminal.
 
 mod admin;
+mod api_key;
 mod check;
 mod config;
 mod dead_letters;
@@ -79,6 +80,8 @@ enum Command {
     Resume(directives::ResumeArgs),
     Directives(directives::DirectivesArgs),
     Decide(decide::DecideArgs),
+    ApiKey(api_key::ApiKeyArgs),
+    Openapi(api_key::OpenapiArgs),
     Config(config::ConfigArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
 }
@@ -163,6 +166,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => directives::resume(args, source).await,
         Command::Directives(args) => directives::directives(args, source).await,
         Command::Decide(args) => decide::run(args),
+        Command::ApiKey(args) => api_key::run(&args),
+        Command::Openapi(args) => api_key::openapi(&args),
         Command::Config(args) => config::run(&args, &source),
         Command::Healthcheck(args) => healthcheck::run(args, source).await,
     }

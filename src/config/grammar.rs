@@ -39,8 +39,12 @@ pub enum Grammar {
     Secrets,
     /// One `amqp://` or `amqps://` address or several; they may hold a password.
     AmqpUrls,
+    /// A list; its members are read one by one. The text describes them for people.
+    List(&'static str),
     /// Read by the policy's own reader; the text describes it for people.
     Policy(&'static str),
+    /// Tables with keys of their own, which `notify` reads.
+    Tables,
 }
 
 impl Grammar {
@@ -67,7 +71,8 @@ impl fmt::Display for Grammar {
             Self::Secret => f.write_str("a text that is not empty"),
             Self::Secrets => f.write_str("one or more texts that are not empty, such as [\"new\", \"old\"]"),
             Self::AmqpUrls => f.write_str("amqp://user@host:5672/vhost (amqps:// with TLS), or a list of them"),
-            Self::Policy(form) => f.write_str(form),
+            Self::List(form) | Self::Policy(form) => f.write_str(form),
+            Self::Tables => f.write_str("a list of tables"),
         }
     }
 }
@@ -75,6 +80,14 @@ impl fmt::Display for Grammar {
 /// A type that an option's value can be read as. `None`: the value does not follow the grammar.
 pub(super) trait Setting: Sized {
     fn read(value: &Value, grammar: Grammar) -> Option<Self>;
+}
+
+impl Setting for Vec<Value> {
+    fn read(value: &Value, _: Grammar) -> Option<Self> {
+        // A variable holds it as text, written as in a file.
+        let written = value.as_str().and_then(super::toml_value);
+        written.as_ref().unwrap_or(value).as_array().cloned()
+    }
 }
 
 impl Setting for SocketAddr {

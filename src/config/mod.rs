@@ -5,10 +5,12 @@
 //! a field here, a line there, and a line in `deploy/soloist.example.toml`.
 
 mod admin;
+mod api;
 mod brakes;
 mod grammar;
 mod ledger;
 mod mistake;
+mod notify;
 mod options;
 mod policies;
 mod policy_file;
@@ -29,10 +31,12 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 pub use self::admin::AdminConfig;
+pub use self::api::{ApiConfig, AppKey, Scope};
 pub use self::brakes::{BudgetConfig, DirectivesConfig, GuardAction, GuardConfig, Revocations};
 pub use self::grammar::{Grammar, duration};
 pub use self::ledger::LedgerConfig;
 pub use self::mistake::{ConfigError, Mistake};
+pub use self::notify::{NotifyEndpoint, NotifyEvent, NotifyFormat, webhook_secret};
 pub use self::options::{OptionDoc, options};
 pub use self::policies::WrittenPolicies;
 pub use self::policy_file::PolicyFile;
@@ -68,11 +72,16 @@ pub struct Config {
     pub tenants: BTreeMap<TenantId, TenantConfig>,
     pub worker: WorkerConfig,
     pub sweep: SweepConfig,
+    pub api: ApiConfig,
     pub directives: DirectivesConfig,
     pub budget: BudgetConfig,
     pub guard: GuardConfig,
     pub admin: AdminConfig,
     pub ledger: LedgerConfig,
+    /// Each with a name of its own.
+    pub notify: Vec<NotifyEndpoint>,
+    /// The file of texts that notices have instead of ours.
+    pub notify_texts: Option<PathBuf>,
     pub telemetry: TelemetryConfig,
     effective: Vec<Effective>,
 }
@@ -225,17 +234,21 @@ impl Config {
                 drain_timeout: reader.take("worker.drain_timeout"),
             },
             sweep: sweep::read(&mut reader),
+            api: api::read(&mut reader),
             admin: admin::read(&mut reader),
             directives: brakes::read_directives(&mut reader),
             budget: brakes::read_budget(&mut reader),
             guard: brakes::read_guard(&mut reader),
             ledger: ledger::read(&mut reader),
+            notify: Vec::new(),
+            notify_texts: reader.take_optional("notify_texts"),
             telemetry: TelemetryConfig {
                 log: reader.take("telemetry.log"),
                 log_format: reader.take("telemetry.log_format"),
             },
             effective: Vec::new(),
         };
+        config.notify = notify::read(&mut reader, &config.tenants);
         if config.admin.listen == config.webhook.listen && config.admin.listen.port() != 0 {
             reader.blame("admin.listen", "must differ from webhook.listen");
         }

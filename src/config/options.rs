@@ -60,6 +60,8 @@ const DAY: u64 = 24 * 60 * MINUTE;
 static OPTIONS: &[OptionDoc] = &[
     option("data_dir", Some("./soloist-data"), Grammar::Path,
         "folder of the queue file, the ledger and the admin key"),
+    option("notify_texts", None, Grammar::Path,
+        "TOML file of other texts in notices, a line for each reason: code = \"text\""),
 
     option("webhook.listen", Some("127.0.0.1:8080"), Grammar::Address,
         "address and port of the public listener"),
@@ -181,6 +183,29 @@ static OPTIONS: &[OptionDoc] = &[
     option("guard.hold_for", Some("30m"), seconds(1_000, 30 * DAY),
         "duration; how long the evictions of a contended user pause"),
 
+    option("api.keys", None, Grammar::List("a list of tables with name, sha256 and scopes, and optionally tenant and expires"),
+        "keys of apps that may ask, as soloist api-key new prints them; scopes are checkpoint and verdict"),
+    option("api.listen", None, Grammar::Address,
+        "address and port of the session API in a control process that takes no webhooks; otherwise it shares webhook.listen"),
+    option("api.streams_max", Some("8192"), count(1_000_000),
+        "tabs that may listen for their end at the same time; each holds a connection, see webhook.connections_max"),
+    option("api.origins", None, Grammar::List("a list of sites such as [\"https://app.example\"]"),
+        "sites whose pages may call the session API"),
+    option("api.wait_max", Some("3s"), seconds(100, MINUTE),
+        "duration; how long an answer of the session API may wait for LoginRadius, its own turn included"),
+    option("api.rate_percent", Some("20"), Grammar::Count { min: 1, max: 50 },
+        "percent of the calls to LoginRadius that the session API gets while logins wait"),
+    option("api.key_requests_per_second", Some("1000"), count(1_000_000),
+        "requests a second of one app key"),
+    option("api.token_requests_per_second", Some("5"), count(1_000),
+        "requests a second with one user's token"),
+    option("api.address_requests_per_second", Some("50"), count(1_000_000),
+        "requests a second from one address without an app key; a refused one counts for ten"),
+    option("api.trusted_proxies", None, Grammar::List("a list of IP addresses"),
+        "proxies in front of the public listener, whose X-Forwarded-For tells the address of who asks"),
+    option("why.place", Some("false"), Grammar::Flag,
+        "true tells who was signed out in which city the device is that took over"),
+
     option("admin.listen", Some("127.0.0.1:8081"), Grammar::Address,
         "address and port of the private listener: metrics and admin API"),
     option("admin.insecure", Some("false"), Grammar::Flag,
@@ -198,6 +223,9 @@ static OPTIONS: &[OptionDoc] = &[
         "true also records the IP addresses of sessions"),
     option("ledger.required", Some("false"), Grammar::Flag,
         "true ends nobody while a record cannot be sent to the control process; false goes on and counts what is lost"),
+
+    option("notify", None, Grammar::Tables,
+        "who is told that a session was ended, a user is contended or a budget is used up; sent by the control process"),
 
     option("telemetry.log", Some("info"), Grammar::LogFilter,
         "what is logged: a level, or levels by module such as info,soloist::worker=debug"),

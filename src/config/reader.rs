@@ -14,7 +14,7 @@ pub(super) struct Reader {
     /// `["tenants", name]` while a tenant is read; options are named without it.
     scope: Keys,
     mistakes: Vec<Mistake>,
-    effective: Vec<Effective>,
+    pub(super) effective: Vec<Effective>,
 }
 
 impl Reader {
@@ -118,7 +118,14 @@ impl Reader {
         if self.mistakes.is_empty() { Ok(self.effective) } else { Err(ConfigError(self.mistakes)) }
     }
 
-    fn note(&mut self, path: String, value: Option<String>, origin: Option<Origin>, problem: impl Into<String>) {
+    /// Notes a mistake at a full path.
+    pub(super) fn note(
+        &mut self,
+        path: String,
+        value: Option<String>,
+        origin: Option<Origin>,
+        problem: impl Into<String>,
+    ) {
         self.mistakes.push(Mistake { path, value, origin, problem: problem.into() });
     }
 
@@ -209,6 +216,7 @@ fn unknown(keys: &[String], entry: &Entry) -> Option<Mistake> {
         Some(if matches!(entry.origin, Origin::Variable(_)) { variable_of(&path) } else { path })
     };
     let problem = match suggestion() {
+        _ if keys.first().is_some_and(|key| key == "notify") => "belongs into a list: write [[notify]]".to_owned(),
         _ if is_section => "must be a table".to_owned(),
         Some(name) => format!("is not an option; did you mean {name}?"),
         None => "is not an option".to_owned(),

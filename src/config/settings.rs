@@ -54,7 +54,7 @@ impl Settings {
         }
         for (name, text) in &sources.env {
             let Some(keys) = keys_of_variable(name, text) else { continue };
-            let value = if in_policy(&keys) { toml_value(text) } else { None };
+            let value = if in_policy(&keys) || is_list(&keys) { toml_value(text) } else { None };
             let value = value.unwrap_or_else(|| Value::String(text.clone()));
             settings.remove_all(&keys);
             settings.insert(&keys, &value, &Origin::Variable(name.clone()));
@@ -137,6 +137,11 @@ pub(super) fn in_policy(keys: &[String]) -> bool {
         [tenants, _, policy, _, ..] => tenants == "tenants" && policy == "policy",
         _ => false,
     }
+}
+
+/// `notify`, whose tables are one value.
+fn is_list(keys: &[String]) -> bool {
+    matches!(keys, [notify] if notify == "notify")
 }
 
 pub(super) fn chosen_file(sources: &ConfigSources) -> Option<PathBuf> {

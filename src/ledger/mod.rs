@@ -11,14 +11,19 @@
 //! | `chain`, `verify` | every record sealed by a MAC; whether all still fit |
 //! | `retain` | what leaves it: by age, number and size, or because a user is to be forgotten |
 //! | `read` | what is read beside the writer: exports, recorded views |
+//! | `closed` | the ended sessions as they come, for who is to tell others |
 //! | `seen`, `record`, `last` | a session as it is remembered; records of other machines; what needs no second record |
 //! | `remote` | the ledger of a process that keeps none |
+//! | `endings`, `remembering` | the ends of the last day, in memory, and the ledger that tells of them |
 
 mod chain;
+mod closed;
+mod endings;
 mod held;
 mod last;
 mod read;
 mod record;
+mod remembering;
 mod remote;
 mod retain;
 mod rows;
@@ -35,8 +40,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub use self::chain::{BadHead, Head};
+pub use self::closed::{ClosedDecision, ClosedSince};
+pub use self::endings::{Displacer, Ending, Endings, KNOWN_FOR, Known, Waiting, endings_of, kept_of};
 pub use self::read::{ExportFilter, JsonLines};
 pub use self::record::BadRecord;
+pub use self::remembering::Remembering;
 pub use self::remote::{Courier, RemoteLedger};
 pub use self::seen::SeenSession;
 pub use self::sqlite::{Erased, LedgerOptions, LedgerThread, SqliteLedger};
@@ -46,7 +54,7 @@ use crate::model::{Reason, SessionId, TenantId, UserId};
 use crate::policy::{Decision, ReasonCode};
 
 /// Names a recorded decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum IntentId {
     /// A row of this machine's ledger.
     Row(i64),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::chain::{Head, Key};
@@ -71,6 +71,8 @@ pub struct SqliteLedger {
     path: PathBuf,
     key: Key,
     keep_ip: bool,
+    /// The end of the chain, as it was last written.
+    pub(super) ends: watch::Sender<i64>,
     pub(super) users: Arc<Users>,
     pub(super) clock: Clock,
 }
@@ -106,8 +108,10 @@ impl SqliteLedger {
         let users = Arc::new(Users::new(path.clone()));
         let (sender, receiver) = commands::channel();
         let notes_waiting = Arc::<AtomicUsize>::default();
+        let ends = watch::Sender::new(book.chain.head.seq);
         let writer = Writer {
             db,
+            ends: ends.clone(),
             book,
             path: path.clone(),
             key: key.clone(),
@@ -128,7 +132,8 @@ impl SqliteLedger {
             ended_sender.send(()).ok();
         })?;
         let last = Arc::new(LastRecorded::new());
-        let ledger = Self { commands: sender, last, notes_waiting, path, key, keep_ip: options.keep_ip, users, clock };
+        let keep_ip = options.keep_ip;
+        let ledger = Self { commands: sender, last, notes_waiting, path, key, keep_ip, ends, users, clock };
         Ok((ledger, LedgerThread { ended }))
     }
 
@@ -178,6 +183,10 @@ impl SqliteLedger {
     ) -> Result<Vec<serde_json::Value>, LedgerError> {
         let tenant = tenant.clone();
         self.ask(|reply| Command::BySession { tenant, session, reply }).await
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The end of the chain. What waited to be written is in the file then.

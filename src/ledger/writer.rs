@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::chain::{Chain, Head, Key};
@@ -124,6 +124,8 @@ fn begin_anew(path: &Path, key: &Key, keep_ip: bool, damage: &anyhow::Error) -> 
 pub(super) struct Writer {
     pub(super) db: Connection,
     pub(super) book: Book,
+    /// Tells where the chain ends after each commit.
+    pub(super) ends: watch::Sender<i64>,
     pub(super) path: PathBuf,
     pub(super) key: Key,
     pub(super) repair: bool,
@@ -272,6 +274,9 @@ impl Writer {
         });
         if result.is_err() {
             self.book.go_back(place);
+        } else {
+            let end = self.book.chain.head.seq;
+            self.ends.send_if_modified(|told| std::mem::replace(told, end) != end);
         }
         let failure = result.as_ref().err().map(ToString::to_string);
         for answer in answers {

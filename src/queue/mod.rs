@@ -16,7 +16,7 @@ mod dedupe;
 pub mod embedded;
 pub mod rabbitmq;
 
-pub use self::again::look_again;
+pub use self::again::{look_again, look_at_once, look_for_login};
 
 /// Names one hand-over of a message. Only good with the subscription that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use axum::{
     extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State},
     http::{HeaderMap, StatusCode, Uri, header},
     middleware::{Next, from_fn},
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
     routing::{get, post, put},
 };
 use jiff::Timestamp;
@@ -26,10 +26,18 @@ const BODY_BYTES_MAX: usize = 65_536;
 /// Logins that one request may make.
 const LOGINS_PER_REQUEST_MAX: u32 = 10_000;
 
+/// A page that logs in here and asks a service on this machine. It runs the script of that service and of nobody else.
+const APP: &str = include_str!("app.html");
+const APP_MAY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+    script-src 'unsafe-inline' http://127.0.0.1:* http://localhost:*; \
+    connect-src 'self' http://127.0.0.1:* http://localhost:*; \
+    form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
 /// The control routes, to be put beside the vendor's.
 pub(super) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/_sandbox", get(help))
+        .route("/_sandbox/app", get(app))
         .route("/_sandbox/login", post(login))
         .route("/_sandbox/logout", post(logout))
         .route("/_sandbox/refresh", post(refresh))
@@ -84,6 +92,7 @@ async fn help(State(shared): State<Arc<Shared>>) -> Json<Value> {
         "webhook": shared.webhooks.target(),
         "devices": super::device::device_names().collect::<Vec<_>>(),
         "routes": [
+            "GET /_sandbox/app?soloist=http://127.0.0.1:8080",
             "POST /_sandbox/login {uid, device?, count?, webhook?}",
             "POST /_sandbox/logout {access_token} or {uid}",
             "POST /_sandbox/refresh {access_token}",
@@ -96,6 +105,10 @@ async fn help(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "POST /_sandbox/reset",
         ],
     }))
+}
+
+async fn app() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, APP_MAY), (header::CACHE_CONTROL, "no-store")], Html(APP))
 }
 
 #[derive(Deserialize)]
@@ -263,5 +276,14 @@ mod tests {
 
         assert!(ours.iter().all(|host| is_loopback_name(host)));
         assert!(!others.iter().any(|host| is_loopback_name(host)));
+    }
+
+    #[test]
+    fn the_page_writes_no_markup_and_keeps_no_token() {
+        for bad in
+            ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "localStorage", "sessionStorage", "eval("]
+        {
+            assert!(!APP.contains(bad), "{bad}");
+        }
     }
 }

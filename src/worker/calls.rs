@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::class::CallClass;
 use super::health::{Call, Health};
-use super::rate::{CallClass, RateGate};
+use super::rate::RateGate;
 use super::signs::Signs;
 use crate::model::{AccessToken, TenantId, UserId, UserTraits, View};
 use crate::provider::{ProviderError, Revoked, SessionProvider};
@@ -106,11 +107,23 @@ impl Calls {
         Ok(traits)
     }
 
+    /// Whose token it is. What comes of a stranger's token says nothing about the provider.
+    pub(super) async fn identify(&self, token: &AccessToken, deadline: Instant) -> Result<UserId, CallError> {
+        let passed = timeout_at(deadline, self.gate.pass(CallClass::Asked)).await;
+        passed.map_err(|_late| CallError::Deadline)?;
+        let answer = timeout_at(deadline, self.provider.identify(token)).await.unwrap_or_else(|_late| Err(too_late()));
+        let error = answer.as_ref().err();
+        self.heed(error);
+        let result = error.map_or("ok", ProviderError::class);
+        self.count("identify", result);
+        answer.map_err(CallError::Provider)
+    }
+
     /// One listing without further tries, to learn whether the provider answers.
     pub(super) async fn probe(&self, user: &UserId) -> Result<(), ProviderError> {
         self.gate.pass(CallClass::Revocation).await;
         let listed = self.provider.list(user).await;
-        self.note("probe", Call::Look, user, &listed);
+        self.note("probe", (Call::Look, CallClass::Revocation), user, &listed);
         listed.map(drop)
     }
 
@@ -128,7 +141,7 @@ impl Calls {
             }
             let answer = timeout_at(call.deadline, make()).await.unwrap_or_else(|_late| Err(too_late()));
             let kind = if call.class == CallClass::Revocation { Call::Revoke } else { Call::Look };
-            self.note(operation, kind, call.user, &answer);
+            self.note(operation, (kind, call.class), call.user, &answer);
             tries += 1;
             let error = match answer {
                 Ok(answer) => return Ok(answer),
@@ -142,14 +155,31 @@ impl Calls {
         }
     }
 
-    fn note<T>(&self, operation: &str, call: Call, user: &UserId, answer: &Result<T, ProviderError>) {
+    fn note<T>(
+        &self,
+        operation: &str,
+        (call, class): (Call, CallClass),
+        user: &UserId,
+        answer: &Result<T, ProviderError>,
+    ) {
         let error = answer.as_ref().err();
+        self.heed(error);
+        // A user whom an app asks about may be any word that somebody typed.
+        if !(class == CallClass::Asked && matches!(error, Some(ProviderError::Refused(_)))) {
+            self.health.note(user, call, error);
+        }
+        self.signs.note_answer(user, error);
+        self.count(operation, error.map_or("ok", ProviderError::class));
+    }
+
+    /// Stays away where that was asked for.
+    fn heed(&self, error: Option<&ProviderError>) {
         if let Some(ProviderError::Throttled { retry_after, .. }) = error {
             self.gate.close_for(retry_after.unwrap_or(THROTTLED_WAIT).min(THROTTLED_WAIT_MAX));
         }
-        self.health.note(user, call, error);
-        self.signs.note_answer(user, error);
-        let result = error.map_or("ok", ProviderError::class);
+    }
+
+    fn count(&self, operation: &str, result: &str) {
         let of = labels([("tenant", self.tenant.as_str()), ("operation", operation), ("result", result)]);
         self.metrics.provider_calls.get_or_create(&of).inc();
     }

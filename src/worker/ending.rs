@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
 use super::calls::{CallError, CallFor, worst};
+use super::class::CallClass;
 use super::evictions::{device_key, eviction_of};
 use super::evidence::Ends;
 use super::health::TenantState;
-use super::rate::CallClass;
 use super::step::{Look, StepError, TenantEnforcer};
 use crate::directives::{Eviction, Leave, NoLeave};
 use crate::ledger::{Ended, Intent, Outcome};

@@ -1,7 +1,9 @@
 //! Stage 3: the loop around the step. One worker a tenant, so that a tenant in trouble never delays another.
 
 mod allowance;
+mod asking;
 mod calls;
+mod class;
 mod coalesce;
 mod ending;
 mod evictions;
@@ -24,12 +26,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+pub use self::asking::{Admission, Newcomer};
 pub use self::evictions::eviction_of;
 pub use self::guard::Brakes;
 pub use self::health::TenantState;
 pub use self::signs::LimiterSign;
 pub use self::step::{Enforcer, Evaluation, Look, LookAgain, StepError, TenantEnforcer};
 
+use self::asking::Views;
 use self::calls::Calls;
 use self::coalesce::Coalescer;
 use self::guard::Guard;
@@ -89,7 +93,9 @@ impl TenantWorker {
         let gate = RateGate::new(rate);
         let calls = Calls { tenant: tenant.clone(), provider, gate, health, signs, metrics: metrics.clone(), chance };
         let guard = Guard::new(&brakes);
-        let enforcer = TenantEnforcer { tenant, calls, directives, ledger, brakes, guard, config, clock, metrics };
+        let views = Views::default();
+        let enforcer =
+            TenantEnforcer { tenant, calls, directives, ledger, brakes, guard, config, clock, metrics, views };
         Self { queue, enforcer: Arc::new(enforcer) }
     }
 

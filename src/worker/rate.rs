@@ -8,57 +8,14 @@ use tokio::sync::{Notify, futures::Notified};
 use tokio::time::Instant;
 
 use super::allowance::{Allowance, Turn};
+use super::class::CallClass;
 use super::fleet::Share;
 use crate::config::Rate;
-use crate::model::Lane;
-
-/// What a call is for. Revocations go first; logins before background; and in each lane what a step has begun before
-/// what begins one: else many steps would share a low rate until the deadline of them all passes, and none would end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallClass {
-    Revocation,
-    StartedLogins,
-    Logins,
-    StartedBackground,
-    Background,
-}
-
-impl CallClass {
-    const COUNT: usize = 5;
-
-    pub(super) fn of(lane: Lane) -> Self {
-        match lane {
-            Lane::Logins => Self::Logins,
-            Lane::Background => Self::Background,
-        }
-    }
-
-    /// The same for the further calls of a step.
-    pub(super) fn started(self) -> Self {
-        match self {
-            Self::Logins => Self::StartedLogins,
-            Self::Background => Self::StartedBackground,
-            started => started,
-        }
-    }
-
-    fn index(self) -> usize {
-        match self {
-            Self::Revocation => 0,
-            Self::StartedLogins => 1,
-            Self::Logins => 2,
-            Self::StartedBackground => 3,
-            Self::Background => 4,
-        }
-    }
-
-    fn is_background(self) -> bool {
-        matches!(self, Self::StartedBackground | Self::Background)
-    }
-}
 
 /// Background gets every tenth call while it waits, and what the others leave.
 const BACKGROUND_EVERY: u32 = 10;
+/// What apps ask gets every fifth, unless it is set otherwise.
+const ASKED_EVERY: u32 = 5;
 
 /// Only the head of each class competes; behind it the class queues in order of arrival.
 pub(super) struct RateGate {
@@ -67,6 +24,8 @@ pub(super) struct RateGate {
     heads: [tokio::sync::Mutex<()>; CallClass::COUNT],
     waiting: [AtomicUsize; CallClass::COUNT],
     since_background: AtomicU32,
+    since_asked: AtomicU32,
+    asked_every: AtomicU32,
     closed_until: Mutex<Option<Instant>>,
     changed: Notify,
 }
@@ -82,6 +41,8 @@ impl RateGate {
             heads: Default::default(),
             waiting: Default::default(),
             since_background: AtomicU32::new(0),
+            since_asked: AtomicU32::new(0),
+            asked_every: AtomicU32::new(ASKED_EVERY),
             closed_until: Mutex::new(None),
             changed: Notify::new(),
         }
@@ -93,6 +54,11 @@ impl RateGate {
             allowance.lock().unwrap_or_else(PoisonError::into_inner).set_share(share, Instant::now());
             self.changed.notify_waiters();
         }
+    }
+
+    /// What apps ask gets this much of the calls while others wait, in percent, 1 to 100.
+    pub(super) fn set_asked_percent(&self, percent: u32) {
+        self.asked_every.store((100 / percent.max(1)).max(1), Ordering::Relaxed);
     }
 
     /// Lets nobody through for this long: the provider asked for it.
@@ -139,10 +105,14 @@ impl RateGate {
                 return turn;
             }
         }
-        if class.is_background() {
-            self.since_background.store(0, Ordering::Relaxed);
-        } else {
-            self.since_background.fetch_add(1, Ordering::Relaxed);
+        for (since, is_it) in
+            [(&self.since_background, class.is_background()), (&self.since_asked, class == CallClass::Asked)]
+        {
+            if is_it {
+                since.store(0, Ordering::Relaxed);
+            } else {
+                since.fetch_add(1, Ordering::Relaxed);
+            }
         }
         Turn::Now
     }
@@ -152,17 +122,24 @@ impl RateGate {
         closed.filter(|until| *until > Instant::now())
     }
 
+    /// Whether no call of another class goes before the head of this one. Who has waited for its part goes first.
     fn is_first(&self, class: CallClass) -> bool {
-        use CallClass::{Background, Logins, Revocation, StartedBackground, StartedLogins};
+        use CallClass::{Asked, Background, Logins, Revocation, StartedBackground, StartedLogins};
         let nobody = |of: &[CallClass]| {
             of.iter().all(|class| self.waiting.get(class.index()).is_none_or(|w| w.load(Ordering::SeqCst) == 0))
         };
-        let background_is_due = self.since_background.load(Ordering::Relaxed) + 1 >= BACKGROUND_EVERY;
-        let may_be_background = background_is_due || nobody(&[Revocation, StartedLogins, Logins]);
+        let is_due =
+            |since: &AtomicU32, every: u32, of: &[CallClass]| since.load(Ordering::Relaxed) + 1 >= every && !nobody(of);
+        let asked_is_due = is_due(&self.since_asked, self.asked_every.load(Ordering::Relaxed), &[Asked]);
+        let background_is_due =
+            is_due(&self.since_background, BACKGROUND_EVERY, &[StartedBackground, Background]) && !asked_is_due;
         match class {
-            Background => may_be_background && nobody(&[StartedBackground]),
-            StartedBackground => may_be_background,
-            _ if background_is_due && !nobody(&[StartedBackground, Background]) => false,
+            Asked => asked_is_due || (!background_is_due && nobody(&[Revocation, StartedLogins, Logins])),
+            StartedBackground | Background => {
+                let may_be = background_is_due || nobody(&[Revocation, StartedLogins, Logins, Asked]);
+                may_be && (class == StartedBackground || nobody(&[StartedBackground]))
+            }
+            _ if background_is_due || (asked_is_due && class != Revocation) => false,
             Logins => nobody(&[Revocation, StartedLogins]),
             StartedLogins => nobody(&[Revocation]),
             Revocation => true,
@@ -203,6 +180,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::model::Lane;
 
     fn gate(per_second: u32) -> Arc<RateGate> {
         Arc::new(RateGate::new(Rate::PerSecond(NonZeroU32::new(per_second).unwrap())))
@@ -246,6 +224,19 @@ mod tests {
         let passed = passes(&gate, calls).await;
         let background = passed.iter().take(100).filter(|(class, _)| *class == CallClass::Background).count();
         assert!((9..=13).contains(&background), "{background} of the first 100");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_apps_ask_gets_its_part_and_no_more_while_logins_wait() {
+        let gate = gate(10);
+        gate.set_asked_percent(25);
+        let mut calls = vec![CallClass::Asked; 100];
+        calls.extend(vec![CallClass::Logins; 100]);
+        calls.extend(vec![CallClass::Background; 100]);
+        let passed = passes(&gate, calls).await;
+        let early = |of: CallClass| passed.iter().take(100).filter(|(class, _)| *class == of).count();
+        assert!((23..=28).contains(&early(CallClass::Asked)), "{} of the first 100", early(CallClass::Asked));
+        assert!((8..=13).contains(&early(CallClass::Background)), "{} of the first 100", early(CallClass::Background));
     }
 
     #[tokio::test(start_paused = true)]

@@ -214,7 +214,16 @@ mod tests {
             delivery(3, 1, None, Reason::Sweep),
         ];
         let again = Some(LookAgain { after: Duration::from_secs(1), rung: 0, why: Why::LoginNotVisible });
-        let evaluation = Evaluation { decision: None, view: View::default(), devices: 0, outcomes: Vec::new(), again };
+        let policy = std::sync::Arc::default();
+        let evaluation = Evaluation {
+            decision: None,
+            view: View::default(),
+            devices: 0,
+            policy,
+            held: None,
+            outcomes: Vec::new(),
+            again,
+        };
         let settlements = after_look(&evaluation, &deliveries);
         let comes_again: Vec<u64> =
             settlements.iter().filter(|(_, s)| *s != Settlement::Ack).map(|(tag, _)| tag.number).collect();

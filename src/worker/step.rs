@@ -8,20 +8,21 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::asking::Views;
 use super::calls::{CallError, CallFor, Calls};
+use super::class::CallClass;
 use super::ending::{Cause, Chosen};
 use super::fleet::Share;
 use super::guard::{Brakes, Guard};
 use super::health::TenantState;
-use super::rate::CallClass;
 use crate::clock::Clock;
 use crate::config::WorkerConfig;
 use crate::directives::{Directive, Directives, NoLeave, Stale};
 use crate::ledger::{Ended, Held, Ledger, LedgerError, Outcome};
 use crate::model::{Lane, Reason, Session, SessionId, TenantId, TokenDigest, UserId, View};
 use crate::policy::{
-    Action, Decision, Marks, Mode, ReasonCode, Resolution, ResolvedPolicy, Strategy, Subject, Verdict, Witnesses,
-    decide, device_count, distinct,
+    Decision, Marks, Mode, Policy, ReasonCode, Resolution, ResolvedPolicy, Strategy, Subject, Verdict, decide,
+    device_count, distinct,
 };
 use crate::provider::ProviderError;
 use crate::queue::Why;
@@ -31,7 +32,7 @@ use crate::telemetry::{Metrics, labels};
 /// Listings of one step, the last look included. A user with more surplus than they can end is looked at again.
 const LISTINGS_PER_STEP_MAX: usize = 24;
 /// Under `reject_newest` only sessions this recent, seen from the login event, are ended.
-const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
+pub(super) const REJECT_WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
 /// Whom to look at, and what is known of the login that is the reason.
 #[derive(Clone, Debug)]
@@ -55,6 +56,10 @@ pub struct Evaluation {
     pub view: View,
     /// How many devices the view's sessions are on, by the device fields of the user's policy.
     pub devices: usize,
+    /// That policy.
+    pub policy: Arc<Policy>,
+    /// What would keep the rule's wish from being done for somebody who logs in.
+    pub held: Option<Held>,
     pub outcomes: Vec<Outcome>,
     /// When and why to look again.
     pub again: Option<LookAgain>,
@@ -111,6 +116,7 @@ pub struct TenantEnforcer {
     pub(super) config: WorkerConfig,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
+    pub(super) views: Views,
 }
 
 #[async_trait]
@@ -120,35 +126,27 @@ impl Enforcer for TenantEnforcer {
     }
 
     async fn end(&self, user: &UserId, session: SessionId) -> Result<Option<Ended>, StepError> {
-        let begins_before = Instant::now() + self.config.step_deadline;
-        let mut call = CallFor::new(user, CallClass::Logins, begins_before);
-        let ruling = self.resolve(&mut call).await?;
-        let view = self.calls.list(call).await?;
-        let mut decision = self.decide(&view, &ruling, user);
-        for verdict in &mut decision.verdicts {
-            choose(verdict, verdict.digest.session_id() == session);
-        }
-        let look = Look { user: user.clone(), reason: Reason::Enforce, at: None, login_at: None, dry_run: false };
-        let chosen = with_sessions(decision.revocations(), &view);
-        if chosen.is_empty() {
-            return Ok(None);
-        }
-        let cause = Cause { look: &look, decision: &decision, view: &view, is_paid: false, deadline: call.deadline };
-        let ending = self.end_all(cause, &chosen, &mut HashSet::new()).await?;
-        let ended = ending.ends.as_ref().and_then(|ends| ends.outcomes.first()).map(|outcome| outcome.ended);
-        self.close(&look, ending.ends).await;
-        ending.result.map(|()| ended)
+        let ended = self.end_chosen(user, |of| of == session, ReasonCode::Admin).await?;
+        Ok(ended.first().map(|outcome| outcome.ended))
     }
 }
 
 impl TenantEnforcer {
     async fn look(&self, look: &Look) -> Result<Evaluation, StepError> {
         let begins_before = Instant::now() + self.config.step_deadline;
-        let mut call = CallFor::new(&look.user, CallClass::of(look.reason.lane()), begins_before);
+        let class = if look.dry_run { CallClass::Asked } else { CallClass::of(look.reason.lane()) };
+        let mut call = CallFor::new(&look.user, class, begins_before);
         let ruling = self.resolve(&mut call).await?;
-        let Ruling { resolution, directive } = &ruling;
-        let mut evaluation =
-            Evaluation { decision: None, view: View::default(), devices: 0, outcomes: Vec::new(), again: None };
+        let resolution = &ruling.resolution;
+        let mut evaluation = Evaluation {
+            decision: None,
+            view: View::default(),
+            devices: 0,
+            policy: Arc::clone(&resolution.policy.policy),
+            held: self.held(&ruling, &look.user, Reason::Login),
+            outcomes: Vec::new(),
+            again: None,
+        };
         if resolution.policy.policy.mode == Mode::Off && !look.dry_run {
             return Ok(evaluation);
         }
@@ -162,7 +160,7 @@ impl TenantEnforcer {
             let view = view?;
             call = call.started();
             let decision = self.decide(&view, &ruling, &look.user);
-            let held = self.held(directive, resolution, look);
+            let held = self.held(&ruling, &look.user, look.reason);
             let executed = held.is_none() && !look.dry_run;
             let chosen = chosen(&decision, &view, resolution, look);
             if listing == 1 {
@@ -216,13 +214,18 @@ impl TenantEnforcer {
         self.calls.gate.set_share(share);
     }
 
+    /// What apps ask gets this much of the tenant's calls while others wait, in percent.
+    pub fn set_asked_percent(&self, percent: u32) {
+        self.calls.gate.set_asked_percent(percent);
+    }
+
     /// Lets the guard's hold on a user go, as the directives already have.
     pub fn release(&self, user: &UserId) {
         self.guard.release(user);
     }
 
     /// Where that takes a call, the step has begun with it.
-    async fn resolve(&self, call: &mut CallFor<'_>) -> Result<Ruling, StepError> {
+    pub(super) async fn resolve(&self, call: &mut CallFor<'_>) -> Result<Ruling, StepError> {
         let directive = self.directives.current(&self.tenant, call.user);
         let is_stale = !directive.as_ref().is_ok_and(|directive| directive.is_current);
         let of_tenant = labels([("tenant", self.tenant.as_str())]);
@@ -248,11 +251,10 @@ impl TenantEnforcer {
                 resolved.map_err(|needed| StepError::Provider(ProviderError::Unavailable(needed.into())))?
             }
         };
-        let policy = directive.cap.into_iter().fold(resolution.policy, ResolvedPolicy::capped);
-        Ok(Ruling { resolution: Resolution { policy, ..resolution }, directive })
+        Ok(Ruling::new(resolution, directive))
     }
 
-    fn decide(&self, view: &View, ruling: &Ruling, user: &UserId) -> Decision {
+    pub(super) fn decide(&self, view: &View, ruling: &Ruling, user: &UserId) -> Decision {
         let Ruling { resolution, directive } = ruling;
         let mut marks = Marks::default();
         marks.pinned.extend(directive.pins.iter().flat_map(|pins| pins.iter().copied()));
@@ -263,16 +265,17 @@ impl TenantEnforcer {
     }
 
     /// What keeps the rule's wish from being done.
-    fn held(&self, directive: &Directive, resolution: &Resolution, look: &Look) -> Option<Held> {
+    pub(super) fn held(&self, ruling: &Ruling, user: &UserId, reason: Reason) -> Option<Held> {
+        let Ruling { resolution, directive } = ruling;
         let policy = &resolution.policy.policy;
-        let in_time = policy.strategy == Strategy::EvictOldest || look.reason == Reason::Login;
+        let in_time = policy.strategy == Strategy::EvictOldest || reason == Reason::Login;
         let brakes = [
             (policy.mode != Mode::Enforce, Held::Observe),
-            (!policy.in_canary(&self.tenant, &look.user), Held::Canary),
+            (!policy.in_canary(&self.tenant, user), Held::Canary),
             (!in_time, Held::NotALogin),
             (!directive.is_current, Held::StaleDirectives),
             (directive.is_braked, Held::Budget),
-            (self.guard.holds(&look.user, directive.is_contended), Held::Contended),
+            (self.guard.holds(user, directive.is_contended), Held::Contended),
         ];
         brakes.into_iter().find(|(holds, _)| *holds).map(|(_, held)| held)
     }
@@ -311,9 +314,16 @@ impl TenantEnforcer {
 }
 
 /// What holds for the user of a look.
-struct Ruling {
-    resolution: Resolution,
-    directive: Directive,
+pub(super) struct Ruling {
+    pub(super) resolution: Resolution,
+    pub(super) directive: Directive,
+}
+
+impl Ruling {
+    pub(super) fn new(resolution: Resolution, directive: Directive) -> Self {
+        let policy = directive.cap.into_iter().fold(resolution.policy, ResolvedPolicy::capped);
+        Self { resolution: Resolution { policy, ..resolution }, directive }
+    }
 }
 
 /// The sessions to end, oldest first, each with its token.
@@ -326,17 +336,7 @@ fn chosen<'a>(decision: &'a Decision, view: &'a View, resolution: &Resolution, l
     with_sessions(due, view)
 }
 
-/// Makes the verdict a person's: this session ends, and no other.
-fn choose(verdict: &mut Verdict, ends: bool) {
-    if ends {
-        (verdict.action, verdict.reason) = (Action::Revoke, Some(ReasonCode::Admin));
-    } else if verdict.action == Action::Revoke {
-        (verdict.action, verdict.reason) = (Action::Keep, None);
-    }
-    verdict.witnesses = Witnesses::default();
-}
-
-fn with_sessions<'a>(verdicts: impl Iterator<Item = &'a Verdict>, view: &'a View) -> Vec<Chosen<'a>> {
+pub(super) fn with_sessions<'a>(verdicts: impl Iterator<Item = &'a Verdict>, view: &'a View) -> Vec<Chosen<'a>> {
     let by_digest: HashMap<TokenDigest, &Session> =
         view.sessions.iter().map(|session| (session.digest, session)).collect();
     verdicts.filter_map(|verdict| Some((verdict, *by_digest.get(&verdict.digest)?))).collect()

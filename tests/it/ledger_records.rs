@@ -15,9 +15,15 @@ use soloist::telemetry::Metrics;
 
 /// Carries records as far as its own bag.
 #[derive(Default)]
-struct Bag {
+pub(crate) struct Bag {
     records: Mutex<Vec<Vec<u8>>>,
     has_hole: AtomicBool,
+}
+
+impl Bag {
+    pub(crate) fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.records.lock().unwrap())
+    }
 }
 
 #[async_trait]
@@ -79,7 +85,7 @@ async fn sent(decision: &Decision, clock: Clock) -> [Vec<u8>; 2] {
     let remote = RemoteLedger::new(bag.clone(), true, clock, Metrics::new());
     let id = remote.intend(intent(decision.clone())).await.unwrap();
     remote.outcome(id, &outcomes(decision)).await.unwrap();
-    std::mem::take(&mut *bag.records.lock().unwrap()).try_into().unwrap()
+    bag.take().try_into().unwrap()
 }
 
 fn open(folder: &Path) -> SqliteLedger {

@@ -2,6 +2,8 @@
 
 // `cfg(test)` is always so here; it tells clippy that helpers outside test functions may unwrap, too.
 #[cfg(test)]
+mod api;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod brakes;
@@ -35,6 +37,8 @@ mod ledger_open;
 mod ledger_records;
 #[cfg(test)]
 mod loginradius;
+#[cfg(test)]
+mod notices;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod broker;
 mod clock;
 mod disk;
 mod meaning;
+mod notify;
 mod probe;
 mod queue;
 
@@ -91,6 +92,7 @@ pub(super) async fn run(args: CheckArgs, source: Source) -> anyhow::Result<ExitC
     if config.queue.backend == Backend::Rabbitmq {
         findings.push(broker::check(&config, &args.role).await);
     }
+    findings.extend(notify::check(&config).await);
     findings.push(clock::check(&config).await);
     findings.push(disk::check(&config.data_dir));
     report(&findings, args.json)?;

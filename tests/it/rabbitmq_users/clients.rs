@@ -15,7 +15,7 @@ use crate::support::broker::{Vhost, shared_broker, shared_rabbitmq_or_skip};
 use crate::support::{amqp, report, soon};
 
 /// Where a client is installed; `tests/run` does that where the client's registry can be reached.
-fn installed(test: &str, client: &str) -> Option<PathBuf> {
+pub(crate) fn installed(test: &str, client: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("SOLOIST_TEST_PRODUCERS").map(|folder| Path::new(&folder).join(client));
     let folder = folder.filter(|folder| folder.is_dir());
     if folder.is_none() {

@@ -3,7 +3,7 @@
 mod accounts;
 mod apart;
 mod check;
-mod clients;
+pub(crate) mod clients;
 mod dead_letters;
 mod definitions;
 mod flood;

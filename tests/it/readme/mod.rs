@@ -1,5 +1,6 @@
 //! The README tells the truth: what it shows is run, and what it names exists.
 
+mod apps;
 mod chapters;
 mod walk;
 
@@ -75,6 +76,8 @@ fn loads(toml: &str) -> Result<Config, String> {
     for secret in ["api_key", "api_secret", "webhook_secrets", "broker_password"] {
         std::fs::write(folder.path().join(secret), "test").unwrap();
     }
+    let signs = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    std::fs::write(folder.path().join("notify_secret"), signs).unwrap();
     let file = folder.path().join("soloist.toml");
     std::fs::write(&file, toml.replace("/etc/soloist", folder.path().to_str().unwrap())).unwrap();
     let credential = |name: &str| (format!("SOLOIST_LOGINRADIUS__{}", name.to_uppercase()), "test".to_owned());
@@ -89,7 +92,8 @@ fn every_toml_is_a_valid_configuration() {
         loads(&block.lines.join("\n")).unwrap_or_else(|wrong| panic!("{wrong}"));
     }
     for (_, code) in codes().into_iter().filter(|(_, code)| code.contains(" = ")) {
-        let sections = ["", "[policy]\n", "[policy]\nmode = \"observe\"\n"];
+        let notify = "[[notify]]\nname = \"app\"\nurl = \"https://h\"\nsecret_file = \"/etc/soloist/notify_secret\"\n";
+        let sections = ["", "[policy]\n", "[policy]\nmode = \"observe\"\n", notify];
         assert!(sections.iter().any(|section| loads(&format!("{section}{code}")).is_ok()), "{code}");
     }
 }
@@ -162,11 +166,13 @@ fn every_metric_exists() {
 }
 
 #[test]
-fn the_producers_are_the_files_that_are_run() {
-    for (language, file) in [("python", "producer.py"), ("js", "producer.mjs")] {
+fn the_producers_and_the_receiver_are_the_files_that_are_run() {
+    let files =
+        [("python", &["producers/producer.py", "receivers/receiver.py"][..]), ("js", &["producers/producer.mjs"])];
+    for (language, files) in files {
         let shown: Vec<String> = blocks(language).map(|block| block.lines.join("\n") + "\n").collect();
-        let run = std::fs::read_to_string(root().join("tests/fixtures/producers").join(file)).unwrap();
-        assert_eq!(shown, [run]);
+        let run = files.iter().map(|file| std::fs::read_to_string(root().join("tests/fixtures").join(file)).unwrap());
+        assert_eq!(shown, run.collect::<Vec<_>>());
     }
 }
 

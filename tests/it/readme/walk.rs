@@ -10,6 +10,8 @@ use crate::cli::{Ended, Running, Soloist};
 use crate::support::soon;
 
 const WALK: &str = "One login, step by step";
+/// The chapter whose requests are asked by [`super::apps`].
+pub(super) const APPS: &str = "For app developers";
 /// Lines for the shell that need no more than to be spelt so.
 const BUILDING: [&str; 3] = ["tests/run", "cargo build --release", "cargo install --path . --locked"];
 
@@ -36,7 +38,7 @@ fn shell_lines() -> Vec<(&'static str, &'static str)> {
     bare.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
-fn default(option: &str) -> &'static str {
+pub(super) fn default(option: &str) -> &'static str {
     options().iter().find(|known| known.path == option).unwrap().default.unwrap()
 }
 
@@ -106,7 +108,7 @@ async fn every_command_that_is_shown_exists_with_its_flags() {
             ["until", "soloist", command, "do", "sleep", "1;", "done"] => {
                 is_understood(&[command.trim_end_matches(';').to_owned()]).await;
             }
-            // Asked in the walk.
+            // Asked in the walks.
             ["curl", ..] => {}
             _ => assert!(BUILDING.contains(&line), "nobody checks {line}"),
         }
@@ -210,6 +212,17 @@ impl Walk {
         .await;
     }
 
+    /// Asks the public listener; the text of its answer.
+    pub(super) async fn asks(&self, method: &str, path: &str, bearer: &str, body: Option<&str>) -> String {
+        let url = format!("{}{path}", self.serve.as_ref().unwrap().1);
+        let mut request = self.client.request(method.parse().unwrap(), url).bearer_auth(bearer);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_owned());
+        }
+        let answer = soon(path, request.send()).await.unwrap();
+        soon(path, answer.text()).await.unwrap()
+    }
+
     /// Asks the private listener; whether it knows the route.
     async fn knows(&self, method: &str, path: &str, key: &str) -> bool {
         let url = format!("{}{path}", self.serve.as_ref().unwrap().2);
@@ -272,7 +285,7 @@ async fn the_walk_goes_as_shown() {
             _ => {}
         }
     }
-    for (_, line) in shell_lines().iter().filter(|(_, line)| line.starts_with("curl ")) {
+    for (_, line) in shell_lines().iter().filter(|(of, line)| *of != APPS && line.starts_with("curl ")) {
         assert!(line.contains("Authorization: Bearer $(cat soloist-data/admin.key)"), "{line}");
         let path = line.split_once(default("admin.listen")).unwrap().1;
         assert!(walk.knows("GET", path, key.trim()).await, "{line}");

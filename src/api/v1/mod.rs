@@ -1,0 +1,295 @@
+//! The session API: what apps, users and support ask over the public listener.
+//!
+//! | file | job |
+//! |---|---|
+//! | `who`, `callers`, `limits` | who asks, and whether they may: app keys, users' tokens, how often |
+//! | `input` | what they send, within limits |
+//! | `checkpoint` | whether a user may come in, and who would have to go |
+//! | `mine` | a user's own sessions |
+//! | `told` | what became of a session, from what is known here |
+//! | `events` | a stream that tells a tab that it was signed out |
+//! | `script` | `soloist.js`, which asks all this in a browser |
+//! | `shown` | how sessions and reasons look in answers |
+//!
+//! No answer holds a token, and a session's id is good only together with its user.
+
+mod callers;
+mod checkpoint;
+mod events;
+mod input;
+mod limits;
+mod mine;
+mod script;
+mod shown;
+mod told;
+mod who;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderValue, Method, StatusCode, header};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::callers::Callers;
+pub use self::callers::KEY_PREFIX;
+use crate::clock::Clock;
+use crate::config::ApiConfig;
+use crate::directives::Control;
+use crate::http::{Problem, WRONG_METHOD};
+use crate::ledger::Endings;
+use crate::model::{TenantId, UserId};
+use crate::provider::ProviderError;
+use crate::queue::{Queue, look_for_login};
+use crate::worker::{Evaluation, StepError, TenantEnforcer};
+
+/// How long a browser may remember what a site is allowed.
+const CORS_MAX_AGE: Duration = Duration::from_mins(10);
+/// What a caller is asked to wait whose answer did not come in time.
+const RETRY_AFTER_SECONDS: u32 = 2;
+/// And at most, where LoginRadius says when to come again.
+const RETRY_AFTER_SECONDS_MAX: u64 = 600;
+/// How long a look may wait for the disk or the broker.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the session API works on.
+pub struct Sessions {
+    pub tenants: BTreeMap<TenantId, Arc<TenantEnforcer>>,
+    pub queue: Arc<dyn Queue>,
+    pub endings: Arc<Endings>,
+    /// `None` where another process decides: then nothing can be pinned here.
+    pub control: Option<Arc<Control>>,
+    pub clock: Clock,
+    pub config: ApiConfig,
+    /// Ends all streams.
+    pub closing: CancellationToken,
+}
+
+/// What every handler shares.
+pub(super) struct Api {
+    sessions: Sessions,
+    callers: Callers,
+    /// Streams that may still be opened: others take their connections from the same listener.
+    streams: Arc<Semaphore>,
+    /// What goes on when its caller has gone away.
+    ends: TaskTracker,
+    /// One device is kept at a time, so that counting and keeping are one.
+    pins: Semaphore,
+    lately: Lately,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Soloist session API",
+        description = "What apps ask about the sessions of their users. No answer holds a token.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    modifiers(&Credentials)
+)]
+struct Document;
+
+struct Credentials;
+
+impl utoipa::Modify for Credentials {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        for (name, description) in
+            [("app_key", "The key of an app server."), ("user_token", "The access token of the user who asks.")]
+        {
+            let mut scheme = Http::new(HttpAuthScheme::Bearer);
+            scheme.description = Some(description.to_owned());
+            components.add_security_scheme(name, SecurityScheme::Http(scheme));
+        }
+    }
+}
+
+fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(checkpoint::checkpoint))
+        .routes(routes!(checkpoint::preflight))
+        .routes(routes!(mine::sessions))
+        .routes(routes!(mine::end))
+        .routes(routes!(mine::end_others))
+        .routes(routes!(mine::pin))
+        .routes(routes!(told::verdict))
+        .routes(routes!(told::why))
+        .routes(routes!(events::events))
+}
+
+/// The OpenAPI 3.1 document of the session API.
+pub fn document() -> utoipa::openapi::OpenApi {
+    routes().split_for_parts().1
+}
+
+/// `/v1/…`
+pub fn router(sessions: Sessions) -> Router {
+    for enforcer in sessions.tenants.values() {
+        enforcer.set_asked_percent(sessions.config.rate_percent);
+    }
+    let (router, document) = routes().split_for_parts();
+    let cors = cors(&sessions.config);
+    // It is made of constants, so it always serialises.
+    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let api = Arc::new(Api {
+        callers: Callers::new(&sessions.config),
+        streams: Arc::new(Semaphore::new(sessions.config.streams_max)),
+        ends: TaskTracker::new(),
+        pins: Semaphore::new(1),
+        lately: Lately::default(),
+        sessions,
+    });
+    router
+        .with_state(Arc::clone(&api))
+        .method_not_allowed_fallback(async || WRONG_METHOD)
+        .layer(middleware::from_fn_with_state(api, guard))
+        .route("/v1/openapi.json", get(described).with_state(document))
+        .route("/v1/soloist.js", get(script::script))
+        .layer(cors)
+}
+
+async fn described(State(document): State<Arc<str>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], document.to_string())
+}
+
+fn cors(config: &ApiConfig) -> CorsLayer {
+    let origins = config.origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::HeaderName::from_static("idempotency-key"),
+            header::HeaderName::from_static("last-event-id"),
+            header::HeaderName::from_static("soloist-tenant"),
+        ])
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(CORS_MAX_AGE)
+}
+
+const UNKNOWN_PARAMETER: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "unknown_parameter",
+    "this address has a parameter that no route knows. A token belongs into the Authorization header, as a Bearer token: \
+     logs keep addresses",
+);
+
+/// All parameters there are.
+const PARAMETERS: [&str; 3] = ["limit", "cursor", "collapse"];
+
+/// Refuses tokens in addresses, and keeps answers out of caches.
+async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+    let admitted = if names.all(|name| name.is_empty() || PARAMETERS.contains(&name)) {
+        api.callers.admit_address(&request, api.sessions.clock.now())
+    } else {
+        Err(UNKNOWN_PARAMETER)
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+const SLOW: Problem = Problem {
+    retry_after: RETRY_AFTER_SECONDS,
+    ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable", "LoginRadius does not answer now")
+};
+const NOT_NOW: Problem = Problem {
+    retry_after: RETRY_AFTER_SECONDS,
+    ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_now", "this cannot be done now: try again")
+};
+
+/// For whom a look was asked within the last second: the next one is spared.
+#[derive(Default)]
+struct Lately(Mutex<HashMap<(TenantId, UserId), Instant>>);
+
+impl Lately {
+    /// Whether nobody has asked for this user within the last second. From now on somebody has.
+    fn is_first(&self, tenant: &TenantId, user: &UserId) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.len() >= LATELY_MAX {
+            asked.retain(|_, at| at.elapsed() < LATELY);
+        }
+        let before = asked.insert((tenant.clone(), user.clone()), Instant::now());
+        before.is_none_or(|at| at.elapsed() >= LATELY)
+    }
+}
+
+/// What [`Lately`] remembers.
+const LATELY: Duration = Duration::from_secs(1);
+/// Users in [`Lately`] before those of longer ago are cleared away.
+const LATELY_MAX: usize = 10_000;
+
+impl Api {
+    /// What the identity provider says, within `api.wait_max`.
+    async fn in_time<T, E: std::borrow::Borrow<StepError>>(
+        &self,
+        asked: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Problem> {
+        match timeout(self.sessions.config.wait_max, asked).await {
+            Ok(answered) => answered.map_err(|error| problem_of(error.borrow())),
+            Err(_late) => Err(SLOW),
+        }
+    }
+
+    /// A look at a user that ends nobody, shared with whoever asks at the same moment.
+    async fn view(&self, enforcer: &TenantEnforcer, user: &UserId) -> Result<Arc<Evaluation>, Problem> {
+        self.in_time(enforcer.view(user)).await
+    }
+
+    /// Has a user enforced who has just logged in: durable when it returns.
+    async fn enforce(&self, tenant: &TenantId, user: &UserId) -> Result<(), Problem> {
+        if !self.lately.is_first(tenant, user) {
+            return Ok(());
+        }
+        let (queue, now) = (&*self.sessions.queue, self.sessions.clock.now());
+        match timeout(QUEUE_TIMEOUT, look_for_login(queue, tenant, user, now)).await {
+            Ok(Ok(_id)) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::error!("a checkpoint cannot have its user looked at: {:#}", anyhow::Error::new(error));
+                Err(NOT_NOW)
+            }
+            Err(_late) => Err(NOT_NOW),
+        }
+    }
+}
+
+/// The answer says when to come again; whose fault it is, is nobody's business but the log's.
+fn problem_of(error: &StepError) -> Problem {
+    let problem = match error {
+        StepError::Provider(ProviderError::Throttled { retry_after: Some(wait), .. }) => {
+            let seconds = wait.as_secs().clamp(1, RETRY_AFTER_SECONDS_MAX);
+            Problem { retry_after: u32::try_from(seconds).unwrap_or(RETRY_AFTER_SECONDS), ..SLOW }
+        }
+        StepError::Provider(_) | StepError::Deadline => SLOW,
+        StepError::Directives(_) | StepError::Budget(_) | StepError::Ledger(_) => NOT_NOW,
+    };
+    let mut cause = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        cause = format!("{cause}: {inner}");
+        source = inner.source();
+    }
+    tracing::warn!(problem = problem.name, "a question of an app is not answered: {cause}");
+    problem
+}
+
+const NOBODY: Problem = Problem::new(StatusCode::NOT_FOUND, "no_session", "the user has no such session");
