@@ -152,7 +152,7 @@ impl Endings {
         matches!(self.of(tenant, session, now), Known::Ended(_))
     }
 
-    /// Waits for the end of a session from now on; `None` where [`WAITING_MAX`] wait for it already.
+    /// Waits for the end of a session from now on; `None` where 16 wait for it already.
     pub fn wait_for(self: &Arc<Self>, session: SessionId) -> Option<Waiting> {
         let (sender, told) = oneshot::channel();
         let mut waiting = self.waiting();
