@@ -28,7 +28,7 @@ const LOGINS_PER_REQUEST_MAX: u32 = 10_000;
 
 /// A page that logs in here and asks a service on this machine. It runs the script of that service and of nobody else.
 const APP: &str = include_str!("app.html");
-const APP_MAY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+const APP_MAY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
     script-src 'unsafe-inline' http://127.0.0.1:* http://localhost:*; \
     connect-src 'self' http://127.0.0.1:* http://localhost:*; \
     form-action 'none'; base-uri 'none'; frame-ancestors 'none'";

@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
+use soloist::sandbox::{Sandbox, SandboxConfig};
 use tokio::process::Command;
 
 use super::Shop;
-use crate::support::{report, soon};
+use crate::support::{report, soon, soon_within};
 
 /// What a page may load of it before it is worth a second thought.
 const SCRIPT_BYTES_MAX: usize = 6 * 1024;
+/// How long a script may take: a browser takes seconds to start, and on a busy machine many.
+const PATIENCE: Duration = Duration::from_mins(3);
 /// The first Node that knows all that the script uses.
 const NODE_MIN: u32 = 20;
 
@@ -73,11 +77,12 @@ async fn has_node(test: &str) -> bool {
 }
 
 /// A script of `tests/fixtures/browser`, which ends badly where something is not as it should be.
-async fn runs(script: &str, args: &[&str]) {
+async fn runs(script: &str, args: &[&str]) -> String {
     let mut node = Command::new("node");
     node.arg(file("tests/fixtures/browser").join(script)).args(args).stdin(Stdio::null()).kill_on_drop(true);
-    let output = soon(script, node.output()).await.unwrap();
+    let output = soon_within(PATIENCE, script, node.output()).await.unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test]
@@ -96,4 +101,50 @@ async fn the_script_reads_any_stream_and_comes_again_after_bad_ones() {
         return;
     }
     runs("streams.mjs", &[]).await;
+}
+
+/// A Chromium that can be driven; `tests/run` installs one where it can.
+async fn browser(test: &str) -> Option<&'static str> {
+    for name in ["chromium-headless-shell", "chromium"] {
+        let said = Command::new(name).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+        if soon(name, said).await.is_ok_and(|output| output.status.success()) {
+            return Some(name);
+        }
+    }
+    report::skipped(test, "there is no Chromium");
+    None
+}
+
+/// The sample app of the sandbox in tabs of a real browser. Where `SOLOIST_TEST_OUTPUT` names a folder, it gets pictures.
+async fn in_tabs(test: &str, scenario: &str, limit: &str) -> Option<String> {
+    if !has_node(test).await {
+        return None;
+    }
+    let browser = browser(test).await?;
+    let sandbox = Sandbox::start(SandboxConfig::default()).await.unwrap();
+    let origins = format!("[\"{}\"]", sandbox.url());
+    let options = [("SOLOIST_API__ORIGINS", origins.as_str()), ("SOLOIST_POLICY__LIMIT", limit)];
+    let shop = Shop::open_on(sandbox, &options).await;
+    let profile = tempfile::tempdir().unwrap();
+    let pictures =
+        std::env::var_os("SOLOIST_TEST_OUTPUT").map_or(String::new(), |folder| folder.into_string().unwrap());
+    let profile = profile.path().to_str().unwrap();
+    let said =
+        runs("tabs.mjs", &[browser, profile, &shop.base, &shop.service.sandbox.url(), scenario, &pictures]).await;
+    shop.close().await;
+    Some(said)
+}
+
+#[tokio::test]
+async fn the_older_of_two_tabs_shows_why_it_was_signed_out() {
+    let Some(said) = in_tabs("the_older_of_two_tabs_shows_why_it_was_signed_out", "displaced", "1").await else {
+        return;
+    };
+    let milliseconds = said.trim();
+    report::add("browser", &format!("From the click that logs in to the words in the older tab: {milliseconds} ms"));
+}
+
+#[tokio::test]
+async fn a_tab_ends_another_one_and_all_others() {
+    in_tabs("a_tab_ends_another_one_and_all_others", "ends", "2").await;
 }

@@ -1,5 +1,7 @@
 //! The image: built by the Rust that the crate asks for, run by nobody in particular, healthy when the service is.
 
+use std::path::{Path, PathBuf};
+
 use super::{image, is_understood, root, text};
 
 /// The instructions of the Dockerfile, each with all of its lines.
@@ -50,6 +52,36 @@ fn what_it_is_built_from_reaches_the_builder() {
             assert!(kept.contains(&path) && root().join(path).exists(), "{path}");
         }
     }
+}
+
+/// All Rust files below a folder that the program is built from.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("tests.rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn what_the_source_includes_from_outside_of_it_reaches_the_builder() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let mut outside = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for path in text.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let included = file.parent().unwrap().join(path).canonicalize().unwrap();
+            let included = included.strip_prefix(root().canonicalize().unwrap()).unwrap().to_owned();
+            let is_copied = |copy: &String| copy.split_whitespace().any(|path| included.starts_with(path));
+            assert!(all("COPY").iter().any(is_copied), "{}", included.display());
+            outside += usize::from(!included.starts_with("src"));
+        }
+    }
+    assert!(outside > 0, "nothing is included from elsewhere any more: then this test can go");
 }
 
 #[test]
