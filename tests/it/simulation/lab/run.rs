@@ -199,10 +199,8 @@ fn judge_brakes(world: &World) {
     for user in (0..plan.users.len()).filter(is_stubborn) {
         let of_user: Vec<Instant> = state.revoked.iter().filter(|(_, of)| *of == user).map(|(at, _)| *at).collect();
         let evictions = most_within(&of_user, GUARD_WINDOW);
-        // Each life of a worker counts for itself; and a client that refreshes while it is ended is ended once more, on the
-        // same device, which is no swing.
-        let lives = plan.workers as u64 + state.counts.crashes;
-        let most = u64::from(plan.guard_evictions) * lives + u64::from(plan.habits.refreshes_at_revoke);
+        // Each life of a worker counts for itself.
+        let most = u64::from(plan.guard_evictions) * (plan.workers as u64 + state.counts.crashes);
         if evictions > most {
             let text = format!("{evictions} evictions of user-{user} within 10 min, and {most} would be in order");
             state.violated("P19 ping-pong", text);
