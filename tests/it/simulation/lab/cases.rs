@@ -30,6 +30,10 @@ fn all() -> Vec<(&'static str, Plan)> {
         ("looks that share a low rate end one after the other, and not never", generate::plan(502_578)),
         ("looks that wait for their turn at a low rate do not lose the time for what follows", generate::plan(217_520)),
         ("surplus that is looked for again takes away no look for a login of an unknown time", generate::plan(280_966)),
+        (
+            "ends of one device in a row, which lost answers make of refreshes, do not delay the guard",
+            generate::plan(846_663),
+        ),
         ("a worker all of whose steps settle while the queue ends, ends with it", generate::plan(1_246)),
     ]
 }
