@@ -282,3 +282,14 @@ impl Registration<'_> {
         family
     }
 }
+
+/// An error with its causes, on one line: for one that is only lent, which `anyhow` cannot show so.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}

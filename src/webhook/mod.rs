@@ -24,7 +24,7 @@ use crate::http::Problem;
 use crate::message::{self, WebhookBody};
 use crate::model::{LoginEvent, TenantId};
 use crate::queue::{Queue, QueueError};
-use crate::telemetry::{Metrics, labels};
+use crate::telemetry::{Metrics, causes, labels};
 
 /// LoginRadius signs with this header: the upper-case hex of HMAC-SHA256 over the raw body.
 const SIGNATURE: &str = "signature";
@@ -118,7 +118,7 @@ async fn answer(webhook: &Webhook, tenant: &str, request: Request) -> Response {
             webhook.metrics.events_refused.get_or_create(&labels([("reason", error.reason())])).inc();
             let (reason, status) = (error.reason(), error.status());
             if status.is_server_error() {
-                tracing::error!(reason, "a login event is refused: {}", chain(&error));
+                tracing::error!(reason, "a login event is refused: {}", causes(&error));
             } else {
                 tracing::info!(reason, "a webhook request is refused: {error}");
             }
@@ -331,17 +331,6 @@ impl IntoResponse for WebhookError {
         let retry_after = if status == StatusCode::SERVICE_UNAVAILABLE { RETRY_AFTER_SECONDS } else { 0 };
         Problem { status, name: self.reason(), detail: self.detail(), retry_after }.into_response()
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &WebhookError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

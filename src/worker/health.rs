@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
-use crate::telemetry::{Metrics, labels};
+use crate::telemetry::{Metrics, causes, labels};
 
 /// Unavailable calls in a row that make an outage: over at least [`OUTAGE_USERS`] users, or of one user while no other
 /// call has succeeded for [`OTHERS_WITHIN`].
@@ -117,7 +117,7 @@ impl Health {
             let of = labels([("tenant", tenant), ("cause", cause.as_str())]);
             self.metrics.tenant_paused.get_or_create(&of).set(i64::from(cause == state));
         }
-        let cause = cause.map(chain).unwrap_or_default();
+        let cause = cause.map(|error| causes(error)).unwrap_or_default();
         match state {
             TenantState::Running => tracing::info!(tenant, "tenant `{tenant}`: the identity provider answers again"),
             TenantState::Outage => tracing::error!(
@@ -203,18 +203,6 @@ fn remember(users: &mut HashSet<UserId>, user: &UserId, most: usize) {
     if users.len() < most {
         users.insert(user.clone());
     }
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &ProviderError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ use crate::model::{LoginEvent, Reason, TenantId, UserId};
 use crate::provider::SessionProvider;
 use crate::queue::{Delivery, DeliveryTag, Queue, QueueError, Settlement, Why};
 use crate::retry;
-use crate::telemetry::{Metrics, labels};
+use crate::telemetry::{Metrics, causes, labels};
 
 /// Unsettled deliveries a lane may hold, for each step that may run.
 const PREFETCH_PER_STEP: usize = 4;
@@ -197,7 +197,7 @@ impl TenantWorker {
                 probed = timeout(self.enforcer.config.step_deadline, self.enforcer.calls.probe(&user)) => probed,
             };
             if let Ok(Err(error)) = probed {
-                let cause = health::chain(&error);
+                let cause = causes(&error);
                 tracing::debug!(tenant = %self.enforcer.tenant, probes, "still paused: {cause}");
             }
             if health.state() != state && health.state() != TenantState::Running {

@@ -54,6 +54,7 @@ use crate::ledger::Endings;
 use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
 use crate::queue::{Queue, look_for_login};
+use crate::telemetry::causes;
 use crate::worker::{Evaluation, StepError, TenantEnforcer};
 
 /// How long a browser may remember what a site is allowed.
@@ -282,13 +283,7 @@ fn problem_of(error: &StepError) -> Problem {
         StepError::Provider(_) | StepError::Deadline => SLOW,
         StepError::Directives(_) | StepError::Budget(_) | StepError::Ledger(_) => NOT_NOW,
     };
-    let mut cause = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        cause = format!("{cause}: {inner}");
-        source = inner.source();
-    }
-    tracing::warn!(problem = problem.name, "a question of an app is not answered: {cause}");
+    tracing::warn!(problem = problem.name, "a question of an app is not answered: {}", causes(error));
     problem
 }
 
