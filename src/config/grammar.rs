@@ -43,8 +43,6 @@ pub enum Grammar {
     List(&'static str),
     /// Read by the policy's own reader; the text describes it for people.
     Policy(&'static str),
-    /// Tables with keys of their own, which `notify` reads.
-    Tables,
 }
 
 impl Grammar {
@@ -72,7 +70,6 @@ impl fmt::Display for Grammar {
             Self::Secrets => f.write_str("one or more texts that are not empty, such as [\"new\", \"old\"]"),
             Self::AmqpUrls => f.write_str("amqp://user@host:5672/vhost (amqps:// with TLS), or a list of them"),
             Self::List(form) | Self::Policy(form) => f.write_str(form),
-            Self::Tables => f.write_str("a list of tables"),
         }
     }
 }

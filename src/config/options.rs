@@ -224,7 +224,7 @@ static OPTIONS: &[OptionDoc] = &[
     option("ledger.required", Some("false"), Grammar::Flag,
         "true ends nobody while a record cannot be sent to the control process; false goes on and counts what is lost"),
 
-    option("notify", None, Grammar::Tables,
+    option("notify", None, Grammar::List("a list of tables"),
         "who is told that a session was ended, a user is contended or a budget is used up; sent by the control process"),
 
     option("telemetry.log", Some("info"), Grammar::LogFilter,
