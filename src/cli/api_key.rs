@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Usage, output};
 use crate::app;
+use crate::config::AppKey;
 
 /// Keys of apps that may use the session API
 #[derive(Args)]
@@ -49,8 +50,7 @@ pub(super) struct OpenapiArgs {}
 
 pub(super) fn run(args: &ApiKeyArgs) -> anyhow::Result<ExitCode> {
     let Action::New(args) = &args.action;
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if args.name.is_empty() || args.name.len() > 64 || !args.name.chars().all(is_name) {
+    if !AppKey::is_name(&args.name) {
         return Err(Usage("a key's name is 1 to 64 letters, digits, '-' and '_'".to_owned()).into());
     }
     let (key, sha256) = app::new_api_key();

@@ -31,6 +31,16 @@ pub struct AppKey {
     pub expires: Option<Timestamp>,
 }
 
+impl AppKey {
+    const NAME_BYTES_MAX: usize = 64;
+
+    /// Whether a key may be called so: 1 to 64 letters, digits, `_` and `-`.
+    pub fn is_name(name: &str) -> bool {
+        let follows = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+        (1..=Self::NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(follows)
+    }
+}
+
 /// `[api]`.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
@@ -107,8 +117,7 @@ fn read_list<T>(reader: &mut Reader, name: &str, read: impl Fn(&Value) -> Result
 
 fn read_key(value: &Value) -> Result<AppKey, String> {
     let written = WrittenKey::deserialize(value).map_err(|error| format!("is no key: {error}"))?;
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if written.name.is_empty() || written.name.len() > 64 || !written.name.chars().all(is_name) {
+    if !AppKey::is_name(&written.name) {
         return Err("has a name that is not 1 to 64 letters, digits, '_' and '-'".to_owned());
     }
     let mut sha256 = [0; 32];
