@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::recorded::{Recorded, RecordedEnd, word};
 use crate::model::{SessionId, TenantId, UserId};
-use crate::policy::{Action, ReasonCode};
+use crate::policy::ReasonCode;
 
 /// How long an end is known.
 pub const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(24);
@@ -195,47 +196,25 @@ fn is_fresh(ending: &Ending, now: Timestamp) -> bool {
     now.duration_since(ending.at) < KNOWN_FOR
 }
 
-/// The sessions that a recorded decision kept, of those that it names.
-pub fn kept_of(decision: &Value) -> Vec<SessionId> {
-    let kept =
-        list(decision.get("verdicts")).filter(|verdict| text(verdict, "action") != Some(Action::Revoke.as_str()));
-    kept.filter_map(|verdict| SessionId::parse(text(verdict, "session")?).ok()).collect()
-}
-
 /// The ends of one recorded decision, as [`super::Ledger::recent`] shows it.
 pub fn endings_of(tenant: &TenantId, user: &UserId, decision: &Value) -> Vec<Ending> {
-    let ended = list(decision.get("outcomes")).filter(|outcome| text(outcome, "ended") == Some("revoked"));
-    ended.filter_map(|outcome| ending(tenant, user, decision, outcome)).collect()
-}
-
-fn ending(tenant: &TenantId, user: &UserId, decision: &Value, outcome: &Value) -> Option<Ending> {
-    let id = text(outcome, "session")?;
-    let code = text(outcome, "reason")?;
-    let verdicts = decision.get("decision").and_then(|decision| decision.get("verdicts"));
-    let verdict = list(verdicts).find(|verdict| text(verdict, "session") == Some(id));
-    let newest = verdict.and_then(|verdict| list(verdict.get("witnesses")).next()?.as_str());
-    let by = list(decision.get("sessions")).find(|session| newest.is_some() && text(session, "session") == newest);
-    Some(Ending {
-        tenant: tenant.clone(),
-        user: user.clone(),
-        session: SessionId::parse(id).ok()?,
-        reason: ReasonCode::ALL.into_iter().find(|known| known.as_str() == code)?,
-        at: text(decision, "closed_at").or_else(|| text(decision, "decided_at"))?.parse().ok()?,
-        by: by.map(displacer).unwrap_or_default(),
-    })
+    let decision = Recorded::new(decision);
+    let ending = |end: RecordedEnd<'_>| {
+        Some(Ending {
+            tenant: tenant.clone(),
+            user: user.clone(),
+            session: SessionId::parse(end.session()?).ok()?,
+            reason: end.reason_code()?,
+            at: decision.closed_at()?,
+            by: end.displacer().map(displacer).unwrap_or_default(),
+        })
+    };
+    decision.ends().filter(|end| end.ended() == Some("revoked")).filter_map(ending).collect()
 }
 
 fn displacer(session: &Value) -> Displacer {
-    let word = |key| text(session, key).map(str::to_owned);
+    let word = |key| word(session, key);
     Displacer { device_type: word("device_type"), city: word("city"), country: word("country") }
-}
-
-fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
-    value.and_then(Value::as_array).into_iter().flatten()
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    value.get(key)?.as_str()
 }
 
 #[cfg(test)]

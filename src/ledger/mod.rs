@@ -13,6 +13,7 @@
 //! | `read` | what is read beside the writer: exports, recorded views |
 //! | `closed` | the ended sessions as they come, for who is to tell others |
 //! | `seen`, `record`, `last` | a session as it is remembered; records of other machines; what needs no second record |
+//! | `recorded` | a recorded decision, read again |
 //! | `remote` | the ledger of a process that keeps none |
 //! | `endings`, `remembering` | the ends of the last day, in memory, and the ledger that tells of them |
 
@@ -23,6 +24,7 @@ mod held;
 mod last;
 mod read;
 mod record;
+mod recorded;
 mod remembering;
 mod remote;
 mod retain;
@@ -41,9 +43,10 @@ use uuid::Uuid;
 
 pub use self::chain::{BadHead, Head};
 pub use self::closed::{ClosedDecision, ClosedSince};
-pub use self::endings::{Displacer, Ending, Endings, KNOWN_FOR, Known, Waiting, endings_of, kept_of};
+pub use self::endings::{Displacer, Ending, Endings, KNOWN_FOR, Known, Waiting, endings_of};
 pub use self::read::{ExportFilter, JsonLines};
 pub use self::record::BadRecord;
+pub use self::recorded::{Recorded, RecordedEnd, kept_of, word};
 pub use self::remembering::Remembering;
 pub use self::remote::{Courier, RemoteLedger};
 pub use self::seen::SeenSession;

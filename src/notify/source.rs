@@ -15,7 +15,7 @@ use super::task::NOTICE_AGE_MAX;
 use super::{Device, Displacer, Notice, Outbox, texts};
 use crate::config::NotifyEvent;
 use crate::directives::{Control, Entry, What};
-use crate::ledger::{ClosedDecision, SqliteLedger};
+use crate::ledger::{ClosedDecision, Recorded, RecordedEnd, SqliteLedger, word};
 use crate::model::{TenantId, UserId};
 use crate::policy::ReasonCode;
 
@@ -33,36 +33,29 @@ const UNKNOWN: &str = "unknown";
 /// The notices about a recorded decision, as [`Ledger::recent`](crate::ledger::Ledger::recent) shows it: one for each
 /// session that it ended.
 pub fn notices_of(tenant: &TenantId, user: &UserId, decision: &Value) -> Vec<Notice> {
-    let outcomes = list(decision.get("outcomes"));
-    let ended = outcomes.filter(|outcome| text(outcome, "ended").is_some_and(|ended| ENDED.contains(&ended)));
-    ended.filter_map(|outcome| notice_of(tenant, user, decision, outcome)).collect()
+    let decision = Recorded::new(decision);
+    let ended = decision.ends().filter(|end| end.ended().is_some_and(|ended| ENDED.contains(&ended)));
+    ended.filter_map(|end| notice_of(tenant, user, decision, end)).collect()
 }
 
-fn notice_of(tenant: &TenantId, user: &UserId, decision: &Value, outcome: &Value) -> Option<Notice> {
-    let session = text(outcome, "session")?;
-    let at = text(decision, "closed_at").or_else(|| text(decision, "decided_at"))?.parse().ok()?;
-    let verdicts = decision.get("decision").and_then(|decision| decision.get("verdicts"));
-    let verdict = list(verdicts).find(|verdict| text(verdict, "session") == Some(session));
-    let reason = text(outcome, "reason").or_else(|| text(verdict?, "reason")).unwrap_or(UNKNOWN);
-    let seen = |id: &str| list(decision.get("sessions")).find(|seen| text(seen, "session") == Some(id));
-    let word = |seen: &Value, key: &str| text(seen, key).map(str::to_owned);
-    // Witnesses are the newest first.
-    let displacer = verdict.and_then(|verdict| list(verdict.get("witnesses")).next()?.as_str()).and_then(seen);
+fn notice_of(tenant: &TenantId, user: &UserId, decision: Recorded<'_>, end: RecordedEnd<'_>) -> Option<Notice> {
+    let session = end.session()?;
+    let reason = end.reason().or_else(|| end.decided_reason()).unwrap_or(UNKNOWN);
     let is_rejected = reason == ReasonCode::RejectedOverLimit.as_str();
     Some(Notice {
         key: format!("session/{tenant}/{session}"),
         event: if is_rejected { NotifyEvent::SessionRejected } else { NotifyEvent::SessionRevoked },
-        at,
+        at: decision.closed_at()?,
         tenant: tenant.clone(),
         user: Some(user.clone()),
         session: Some(session.to_owned()),
         reason: reason.to_owned(),
-        device: seen(session).map(|seen| Device {
+        device: end.listed().map(|seen| Device {
             device_type: word(seen, "device_type"),
             os: word(seen, "os"),
             browser: word(seen, "browser"),
         }),
-        displaced_by: displacer.map(|seen| Displacer { device_type: word(seen, "device_type") }),
+        displaced_by: end.displacer().map(|seen| Displacer { device_type: word(seen, "device_type") }),
     })
 }
 
@@ -85,14 +78,6 @@ fn notice_of_brake(entry: &Entry) -> Option<Notice> {
         device: None,
         displaced_by: None,
     })
-}
-
-fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
-    value.and_then(Value::as_array).into_iter().flatten()
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    value.get(key)?.as_str()
 }
 
 /// What a brake's decision is remembered by while it stands: a user who is found contended once more meanwhile is not told
