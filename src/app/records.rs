@@ -43,27 +43,28 @@ impl Records for LedgerRecords {
         for unreadable in self.ledger.record(&records).await?.into_iter().filter_map(Result::err) {
             tracing::warn!("a record for the ledger cannot be read and is left out: {unreadable}");
         }
-        if let Some(watch) = &self.watch {
-            watch.look_at(&self.ledger, &records).await;
+        self.note_kept(&records);
+        let ended: BTreeSet<(TenantId, UserId)> = records.iter().filter_map(|record| whose(record)).collect();
+        for (tenant, user) in ended {
+            let Ok(decisions) = self.ledger.recent(&tenant, &user, DECISIONS_MAX).await else { continue };
+            let oldest_first = decisions.iter().rev();
+            for ending in oldest_first.flat_map(|decision| endings_of(&tenant, &user, decision)) {
+                self.endings.note(ending, self.clock.now());
+            }
+            if let Some(watch) = &self.watch {
+                watch.look_at(tenant, user, &decisions).await;
+            }
         }
-        self.tell(&records).await;
         Ok(())
     }
 }
 
 impl LedgerRecords {
-    /// Tells who asks or waits for it what became of sessions.
-    async fn tell(&self, records: &[Vec<u8>]) {
+    fn note_kept(&self, records: &[Vec<u8>]) {
         for looked in records.iter().filter_map(|record| serde_json::from_slice::<Looked>(record).ok()) {
             if let (true, Ok(tenant)) = (looked.record == "intent", TenantId::parse(&looked.tenant)) {
                 self.endings.note_kept(&tenant, kept_of(&looked.decision), self.clock.now());
             }
-        }
-        let ended: BTreeSet<(TenantId, UserId)> = records.iter().filter_map(|record| whose(record)).collect();
-        for (tenant, user) in ended {
-            let Ok(decisions) = self.ledger.recent(&tenant, &user, DECISIONS_MAX).await else { continue };
-            let ended = decisions.iter().rev().flat_map(|decision| endings_of(&tenant, &user, decision));
-            ended.for_each(|ending| self.endings.note(ending, self.clock.now()));
         }
     }
 }
@@ -105,25 +106,19 @@ impl Watch {
         Self { control, guard, clock, found: Mutex::default() }
     }
 
-    async fn look_at(&self, ledger: &SqliteLedger, records: &[Vec<u8>]) {
-        if self.guard.action == GuardAction::Continue {
+    /// Looks at a user of whom something was ended; the decisions are the newest first.
+    async fn look_at(&self, tenant: TenantId, user: UserId, decisions: &[serde_json::Value]) {
+        if self.guard.action == GuardAction::Continue || self.control.is_contended(&tenant, &user) {
             return;
         }
-        let ended: BTreeSet<(TenantId, UserId)> = records.iter().filter_map(|record| whose(record)).collect();
-        for (tenant, user) in ended {
-            if self.control.is_contended(&tenant, &user) {
-                continue;
-            }
-            let Ok(decisions) = ledger.recent(&tenant, &user, DECISIONS_MAX).await else { continue };
-            let now_ms = self.clock.now_ms();
-            let since = self.found().get(&(tenant.clone(), user.clone())).copied().unwrap_or(i64::MIN);
-            let mut evictions = PingPong::new(self.guard.evictions, self.guard.window);
-            for eviction in decisions.iter().rev().filter_map(eviction_of).filter(|eviction| eviction.at_ms > since) {
-                evictions.note(&user, eviction);
-            }
-            if evictions.is_contended(&user, now_ms) {
-                self.contend(tenant, user, now_ms).await;
-            }
+        let now_ms = self.clock.now_ms();
+        let since = self.found().get(&(tenant.clone(), user.clone())).copied().unwrap_or(i64::MIN);
+        let mut evictions = PingPong::new(self.guard.evictions, self.guard.window);
+        for eviction in decisions.iter().rev().filter_map(eviction_of).filter(|eviction| eviction.at_ms > since) {
+            evictions.note(&user, eviction);
+        }
+        if evictions.is_contended(&user, now_ms) {
+            self.contend(tenant, user, now_ms).await;
         }
     }
 
