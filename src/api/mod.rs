@@ -1,13 +1,12 @@
 //! HTTP for people and programs that ask: the private admin API, metrics and probes.
 
 pub mod admin;
-mod dead_letters;
-mod directives;
+mod described;
 mod host;
-mod known;
-mod ledger;
+mod input;
 pub mod probes;
+mod reference;
 pub mod v1;
 
-pub use self::directives::Deciding;
+pub use self::admin::Deciding;
 pub use self::host::Hosts;

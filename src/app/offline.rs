@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::loginradius;
-use crate::api::v1;
+use crate::api::{admin, v1};
 use crate::clock::Clock;
 use crate::config::{Config, LoginRadiusSection, NotifyEndpoint};
 use crate::model::{SessionId, TenantId, UserId, View};
@@ -148,12 +148,13 @@ pub fn new_api_key() -> (String, String) {
     (key, sha256)
 }
 
-/// The OpenAPI 3.1 description of the session API, as JSON.
+/// The OpenAPI 3.1 description of the session API, or of the admin API, as JSON.
 ///
 /// # Errors
 /// Never, as far as anybody knows: it is made of constants.
-pub fn openapi() -> anyhow::Result<String> {
-    Ok(v1::document().to_pretty_json()?)
+pub fn openapi(is_admin: bool) -> anyhow::Result<String> {
+    let document = if is_admin { admin::document() } else { v1::document() };
+    Ok(document.to_pretty_json()?)
 }
 
 #[cfg(test)]

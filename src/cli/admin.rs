@@ -7,18 +7,18 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
 use axum::body::{Body, Bytes};
-
+use clap::Args;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use reqwest::{Client, Url};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use super::output;
 use crate::app::{self, Core};
-use crate::config::{Backend, Config, TelemetryConfig};
+use crate::config::{self, Backend, Config, TelemetryConfig};
 use crate::telemetry;
 
 /// The longest answer that is read. A page of 1,000 dead letters has about 400 KiB.
@@ -43,6 +43,25 @@ pub(super) enum AdminClient {
     Running { client: Client, addr: SocketAddr, key: SecretString },
     /// Nobody does, so the parts are opened here.
     Local { router: Router, key: SecretString, core: Box<Core>, empty: Option<TempDir>, looked_in: PathBuf },
+}
+
+/// Who does something, and why. It is kept on record.
+#[derive(Args)]
+pub(super) struct Signed {
+    /// Why; it is kept on record with your name
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl Signed {
+    /// The body of what changes something, with who does it and why.
+    pub(super) fn sign(&self, mut body: Value) -> Value {
+        if let Some(table) = body.as_object_mut() {
+            table.insert("owner".to_owned(), json!(config::user_name()));
+            table.insert("reason".to_owned(), json!(self.reason));
+        }
+        body
+    }
 }
 
 /// One request to the admin API.

@@ -1,5 +1,5 @@
 //! `soloist api-key new`: a key for an app server, shown once; the configuration gets its hash alone.
-//! `soloist openapi`: the session API's description.
+//! `soloist openapi`: the descriptions of both APIs.
 
 use std::process::ExitCode;
 
@@ -46,7 +46,11 @@ struct NewArgs {
 /// Write the OpenAPI 3.1 description of the session API
 #[derive(Args)]
 #[command(after_help = "Example:\n  soloist openapi > openapi.json")]
-pub(super) struct OpenapiArgs {}
+pub(super) struct OpenapiArgs {
+    /// That of the private listener's admin API instead
+    #[arg(long)]
+    admin: bool,
+}
 
 pub(super) fn run(args: &ApiKeyArgs) -> anyhow::Result<ExitCode> {
     let Action::New(args) = &args.action;
@@ -77,7 +81,7 @@ pub(super) fn run(args: &ApiKeyArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn openapi(_: &OpenapiArgs) -> anyhow::Result<ExitCode> {
-    output::line(app::openapi()?)?;
+pub(super) fn openapi(args: &OpenapiArgs) -> anyhow::Result<ExitCode> {
+    output::line(app::openapi(args.admin)?)?;
     Ok(ExitCode::SUCCESS)
 }

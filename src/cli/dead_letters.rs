@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin::{Access, AdminClient, Ask};
+use super::admin::{Access, AdminClient, Ask, Signed};
 use super::output::{self, Tone, counted, list, number, text};
 use super::{Source, Usage};
 use crate::config::Config;
@@ -71,6 +71,8 @@ struct RedriveArgs {
     /// Only say how many it would be
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    signed: Signed,
 }
 
 /// Delete them for good
@@ -82,6 +84,8 @@ struct DropArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    signed: Signed,
 }
 
 #[derive(Args)]
@@ -219,10 +223,10 @@ async fn looked_at(admin: &AdminClient, choice: &Choice, holds: impl Fn(&Value) 
 }
 
 /// Sends the ids in portions; `done` names the number in each answer.
-async fn in_batches(admin: &AdminClient, what: &str, done: &str, ids: &[u64]) -> anyhow::Result<u64> {
+async fn in_batches(admin: &AdminClient, what: &str, done: &str, signed: &Signed, ids: &[u64]) -> anyhow::Result<u64> {
     let mut sum: u64 = 0;
     for batch in ids.chunks(BATCH_MAX) {
-        let ask = Ask::new(Method::POST, ["dead-letters", what]).body(json!({ "ids": batch }));
+        let ask = Ask::new(Method::POST, ["dead-letters", what]).body(signed.sign(json!({ "ids": batch })));
         sum += number(&admin.ask(ask).await?, done);
     }
     Ok(sum)
@@ -244,7 +248,7 @@ async fn redrive(admin: &AdminClient, config: &Config, args: RedriveArgs) -> any
         output::line(format_args!("would put back {}", counted(count, "dead letter")))?;
         return Ok(report_rest(&args.choice, (ids.len() as u64).saturating_sub(count), STAY));
     }
-    let done = in_batches(admin, "redrive", "redriven", &ids).await?;
+    let done = in_batches(admin, "redrive", "redriven", &args.signed, &ids).await?;
     output::line(format_args!("put back {}", counted(done, "dead letter")))?;
     Ok(report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), STAY))
 }
@@ -259,7 +263,7 @@ async fn discard(admin: &AdminClient, args: DropArgs) -> anyhow::Result<ExitCode
             None => return Err(Usage("there is nobody to ask: give --yes to delete for good".to_owned()).into()),
         }
     }
-    let done = in_batches(admin, "drop", "dropped", &ids).await?;
+    let done = in_batches(admin, "drop", "dropped", &args.signed, &ids).await?;
     output::line(format_args!("deleted {}", counted(done, "dead letter")))?;
     Ok(report_rest(&args.choice, ids.len() as u64 - done.min(ids.len() as u64), "are gone"))
 }

@@ -11,7 +11,7 @@ use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::admin::{Access, AdminClient, Ask};
+use super::admin::{Access, AdminClient, Ask, Signed};
 use super::output::{self, Tone, counted, list, number, text};
 use super::{Source, Usage};
 use crate::model::{TenantId, UserId};
@@ -61,6 +61,8 @@ struct ImportArgs {
     /// The tenant, where there are several
     #[arg(long)]
     tenant: Option<String>,
+    #[command(flatten)]
+    signed: Signed,
     /// The result as one JSON object
     #[arg(long)]
     json: bool,
@@ -140,11 +142,11 @@ async fn import(admin: &AdminClient, args: ImportArgs) -> anyhow::Result<ExitCod
             }
         }
         if batch.len() == BATCH_MAX {
-            send(admin, args.tenant.as_ref(), &mut batch, &mut tally).await?;
+            send(admin, (args.tenant.as_ref(), &args.signed), &mut batch, &mut tally).await?;
         }
     }
     if !batch.is_empty() {
-        send(admin, args.tenant.as_ref(), &mut batch, &mut tally).await?;
+        send(admin, (args.tenant.as_ref(), &args.signed), &mut batch, &mut tally).await?;
     }
     progress.finish_and_clear();
     if tally.bad > BAD_SHOWN {
@@ -174,12 +176,12 @@ fn open(file: Option<&PathBuf>) -> anyhow::Result<(Box<dyn io::Read>, ProgressBa
 
 async fn send(
     admin: &AdminClient,
-    tenant: Option<&String>,
+    (tenant, signed): (Option<&String>, &Signed),
     batch: &mut Vec<UserId>,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     let uids: Vec<&str> = batch.iter().map(UserId::as_str).collect();
-    let body = json!({ "tenant": tenant, "uids": uids });
+    let body = signed.sign(json!({ "tenant": tenant, "uids": uids }));
     let answer = admin.ask(Ask::new(Method::POST, ["users", "import"]).body(body)).await;
     let done = tally.imported + tally.known;
     let answer = answer.with_context(|| format!("stopped after {}; import again to go on", counted(done, "user")))?;

@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use http::Method;
 
-use super::admin::{Access, AdminClient, Ask};
+use super::admin::{Access, AdminClient, Ask, Signed};
 use super::output::{self, counted, list, number, text};
 use super::{Source, Usage};
 use crate::config::Config;
@@ -81,6 +81,8 @@ struct ForgetArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    signed: Signed,
     /// As one JSON object
     #[arg(long)]
     json: bool,
@@ -176,6 +178,7 @@ async fn forget(args: ForgetArgs, source: Source) -> anyhow::Result<ExitCode> {
     }
     let admin = AdminClient::open(&config, Access::Write).await?;
     let ask = Ask::new(Method::POST, ["users", &args.uid, "forget"]).query("tenant", args.tenant.as_ref());
+    let ask = ask.body(args.signed.sign(serde_json::json!({})));
     let answer = admin.ask(ask.patient(WHOLE_FILE_TIMEOUT)).await;
     admin.close().await?;
     let answer = answer?;
@@ -193,7 +196,7 @@ async fn forget(args: ForgetArgs, source: Source) -> anyhow::Result<ExitCode> {
     }
     output::line(
         "not reached: messages and dead letters that are about the user, what is written for them (overrides, pins, \
-         exemptions), logs, exports, backups, damaged files that were set aside, LoginRadius itself",
+         exemptions), the record of who changed what, logs, exports, backups, damaged files that were set aside, LoginRadius itself",
     )?;
     Ok(code)
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod api_key;
+mod changes;
 mod check;
 mod config;
 mod dead_letters;
@@ -79,6 +80,7 @@ enum Command {
     Release(directives::ReleaseArgs),
     Resume(directives::ResumeArgs),
     Directives(directives::DirectivesArgs),
+    Changes(changes::ChangesArgs),
     Decide(decide::DecideArgs),
     ApiKey(api_key::ApiKeyArgs),
     Openapi(api_key::OpenapiArgs),
@@ -165,6 +167,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Release(args) => directives::release(args, source).await,
         Command::Resume(args) => directives::resume(args, source).await,
         Command::Directives(args) => directives::directives(args, source).await,
+        Command::Changes(args) => changes::run(args, source).await,
         Command::Decide(args) => decide::run(args),
         Command::ApiKey(args) => api_key::run(&args),
         Command::Openapi(args) => api_key::openapi(&args),

@@ -6,9 +6,9 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use comfy_table::Table;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::admin::{Access, AdminClient, Ask};
+use super::admin::{Access, AdminClient, Ask, Signed};
 use super::output::{self, Tone, counted, list, number, text};
 use super::{Source, Usage};
 use crate::model::{TenantId, UserId};
@@ -49,6 +49,8 @@ pub(super) struct EnforceArgs {
     /// End nothing, show what would be ended
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    signed: Signed,
     /// As one JSON object
     #[arg(long)]
     json: bool,
@@ -63,6 +65,8 @@ pub(super) struct RevokeArgs {
     /// The session as `soloist sessions` shows it: its id, or the first digits of it
     #[arg(value_name = "SESSION-ID")]
     session: String,
+    #[command(flatten)]
+    signed: Signed,
     /// As one JSON object
     #[arg(long)]
     json: bool,
@@ -127,7 +131,8 @@ pub(super) async fn sessions(args: SessionsArgs, source: Source) -> anyhow::Resu
 
 pub(super) async fn enforce(args: EnforceArgs, source: Source) -> anyhow::Result<ExitCode> {
     let subject = &args.subject;
-    let ask = subject.ask(Method::POST, "enforce").query("dry_run", Some(args.dry_run));
+    let ask =
+        subject.ask(Method::POST, "enforce").query("dry_run", Some(args.dry_run)).body(args.signed.sign(json!({})));
     let access = if args.dry_run { Access::Read } else { Access::Write };
     let answer = asked(&source, access, subject, ask).await?;
     let failed = list(&answer, "outcomes").iter().filter(|outcome| text(outcome, "ended") == "failed").count();
@@ -188,7 +193,7 @@ pub(super) async fn revoke(args: RevokeArgs, source: Source) -> anyhow::Result<E
     }
     args.subject.check()?;
     let admin = AdminClient::open(&source.read()?, Access::Write).await?;
-    let answer = end_session(&admin, &args.subject, &prefix).await;
+    let answer = end_session(&admin, &args, &prefix).await;
     admin.close().await?;
     let answer = answer?;
     let ended = text(&answer, "ended");
@@ -205,7 +210,8 @@ pub(super) async fn revoke(args: RevokeArgs, source: Source) -> anyhow::Result<E
     Ok(if ended == "failed" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn end_session(admin: &AdminClient, subject: &Subject, prefix: &str) -> anyhow::Result<Value> {
+async fn end_session(admin: &AdminClient, args: &RevokeArgs, prefix: &str) -> anyhow::Result<Value> {
+    let subject = &args.subject;
     let answer = admin.ask(subject.ask(Method::GET, "sessions")).await?;
     let ids = list(&answer, "sessions").iter().map(|session| text(session, "session"));
     let mut meant = ids.filter(|id| id.starts_with(prefix));
@@ -214,7 +220,7 @@ async fn end_session(admin: &AdminClient, subject: &Subject, prefix: &str) -> an
         bail!("several sessions of {} begin with {prefix}: give more digits", subject.uid);
     }
     let ask = Ask::new(Method::DELETE, ["users", &subject.uid, "sessions", id]);
-    admin.ask(ask.query("tenant", subject.tenant.as_ref())).await
+    admin.ask(ask.query("tenant", subject.tenant.as_ref()).body(args.signed.sign(json!({})))).await
 }
 
 pub(super) async fn decisions(args: DecisionsArgs, source: Source) -> anyhow::Result<ExitCode> {
@@ -348,8 +354,6 @@ fn counts(answer: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::budget::{GRANT_LIFE, Window};
 use super::entry::{BadEntry, Entry, What};
 use super::live::LiveDirectives;
-use super::store::{Change, Store};
+use super::store::{Change, Kept, Store};
 use super::told::{Asked, Told};
 use super::{Granted, Granter, NoLeave, Unspent};
 use crate::clock::Clock;
@@ -167,6 +167,24 @@ impl Control {
         let changed = self.store.change(change, is_due, apply).await.map_err(ChangeError::Unavailable)?;
         self.show();
         changed.map_err(ChangeError::Bad)
+    }
+
+    /// Puts on record, durably, who does something that changes no directive, and why.
+    ///
+    /// # Errors
+    /// When it cannot be kept; then it is not to be done.
+    pub async fn note(&self, act: String, owner: String, reason: String) -> Result<(), ChangeError> {
+        Entry::check_word(&owner, &reason).map_err(ChangeError::Bad)?;
+        let change = Change { key: act, at: self.clock.now(), owner, reason, entry: None };
+        self.store.note(change).await.map_err(ChangeError::Unavailable)
+    }
+
+    /// Who changed what, newest first, from the one before `before`.
+    ///
+    /// # Errors
+    /// When the disk does not answer.
+    pub async fn changes(&self, before: Option<i64>, limit: usize) -> anyhow::Result<Vec<Kept>> {
+        self.store.changes(before.unwrap_or(i64::MAX), limit).await
     }
 
     /// Lets a tenant whose budget was used up go on, with a new window. `None` where it was not stopped.

@@ -75,6 +75,14 @@ impl Entry {
         }
     }
 
+    /// Whether it is about this user by name; an exemption may be about others, too.
+    pub fn names(&self, user: &UserId) -> bool {
+        match &self.what {
+            What::Exemption { who } => who.get("uid").and_then(Value::as_str) == Some(user.as_str()),
+            _ => self.user() == Some(user),
+        }
+    }
+
     /// Whether owner and reason can be kept and logged as they are.
     ///
     /// # Errors

@@ -164,6 +164,14 @@ impl LiveDirectives {
         self.read().entries.get(key).cloned()
     }
 
+    /// Mode and canary, in percent, of a tenant's policy as they hold now.
+    pub fn base(&self, tenant: &TenantId) -> Option<(Mode, f64)> {
+        self.refresh(tenant, self.clock.now());
+        let state = self.read();
+        let policy = &state.tenants.get(tenant)?.policies.base().policy;
+        Some((policy.mode, policy.canary.percent()))
+    }
+
     /// Those that have expired and were not removed yet.
     pub fn expired(&self, now: Timestamp) -> Vec<Entry> {
         self.read().entries.values().filter(|entry| !entry.holds(now)).cloned().collect()

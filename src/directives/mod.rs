@@ -32,6 +32,7 @@ pub use self::entry::{BadEntry, Entry, What};
 pub use self::heard::{Heard, Questions};
 pub use self::live::LiveDirectives;
 pub use self::pingpong::{DeviceKey, Eviction, PingPong};
+pub use self::store::Kept;
 
 /// There is nothing to decide by for the tenant, not even old directives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::entry::{BadEntry, Entry};
@@ -52,6 +53,24 @@ pub(super) struct Change {
     pub(super) entry: Option<Entry>,
 }
 
+/// A change as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    pub seq: i64,
+    pub at: Timestamp,
+    /// The entry's; of an act, what was done and to what, such as `enforce/default/ann`.
+    pub key: String,
+    pub owner: String,
+    pub reason: String,
+    /// What was put, in its written form.
+    pub entry: Option<Value>,
+    /// It changed no entry: an operator did something.
+    pub is_act: bool,
+}
+
+/// Stands in front of the key of what changed no entry.
+const ACT: &str = "act:";
+
 #[derive(Clone)]
 pub(super) struct Store {
     db: Arc<Mutex<Connection>>,
@@ -92,6 +111,27 @@ impl Store {
             let number = write_change(db, &change)?;
             apply(change, number);
             Ok(Ok(true))
+        })
+        .await
+    }
+
+    /// Puts on record what an operator does that changes no entry.
+    pub(super) async fn note(&self, change: Change) -> anyhow::Result<()> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            insert_change(&transaction, &Change { key: format!("{ACT}{}", change.key), ..change }, None)?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// The changes before that number, newest first.
+    pub(super) async fn changes(&self, before: i64, limit: usize) -> anyhow::Result<Vec<Kept>> {
+        self.write(move |db| {
+            let mut rows = db.prepare(
+                "SELECT seq, at_ms, key, owner, reason, body FROM changes WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2",
+            )?;
+            rows.query_map(params![before, limit], kept)?.collect()
         })
         .await
     }
@@ -156,15 +196,33 @@ fn write_change(db: &mut Connection, change: &Change) -> rusqlite::Result<i64> {
         Some(body) => transaction.execute("REPLACE INTO entries (key, body) VALUES (?1, ?2)", [&change.key, body])?,
         None => transaction.execute("DELETE FROM entries WHERE key = ?1", [&change.key])?,
     };
-    let at_ms = change.at.as_millisecond();
-    transaction.execute(
-        "INSERT INTO changes (at_ms, key, owner, reason, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![at_ms, change.key, change.owner, change.reason, body],
-    )?;
-    let number = transaction.last_insert_rowid();
-    transaction.execute("DELETE FROM changes WHERE seq <= ?1", [number.saturating_sub(CHANGES_MAX)])?;
+    let number = insert_change(&transaction, change, body.as_deref())?;
     transaction.commit()?;
     Ok(number)
+}
+
+fn insert_change(db: &Connection, change: &Change, body: Option<&str>) -> rusqlite::Result<i64> {
+    db.execute(
+        "INSERT INTO changes (at_ms, key, owner, reason, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![change.at.as_millisecond(), change.key, change.owner, change.reason, body],
+    )?;
+    let number = db.last_insert_rowid();
+    db.execute("DELETE FROM changes WHERE seq <= ?1", [number.saturating_sub(CHANGES_MAX)])?;
+    Ok(number)
+}
+
+fn kept(row: &rusqlite::Row<'_>) -> rusqlite::Result<Kept> {
+    let (key, body): (String, Option<String>) = (row.get(2)?, row.get(5)?);
+    let act = key.strip_prefix(ACT).map(str::to_owned);
+    Ok(Kept {
+        seq: row.get(0)?,
+        at: Timestamp::from_millisecond(row.get(1)?).unwrap_or(Timestamp::UNIX_EPOCH),
+        is_act: act.is_some(),
+        key: act.unwrap_or(key),
+        owner: row.get(3)?,
+        reason: row.get(4)?,
+        entry: body.and_then(|body| serde_json::from_str(&body).ok()),
+    })
 }
 
 fn read_entries(db: &Connection) -> anyhow::Result<Vec<Entry>> {

@@ -10,7 +10,7 @@ use super::chain::{self, Entry, Head, IntentColumns, Key, Kind, NO_SEAL, Whose};
 const PROBLEMS_TOLD_MAX: usize = 20;
 
 /// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Verified {
     /// Decisions in the ledger.
     pub decisions: u64,

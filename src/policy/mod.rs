@@ -246,6 +246,10 @@ impl CanaryShare {
     pub fn hundredths(self) -> u16 {
         self.0
     }
+
+    pub fn percent(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
 }
 
 /// A policy with its name, its version and the layer it came from. Cheap to clone.

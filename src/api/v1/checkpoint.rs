@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::input::{self, Body};
+use super::input;
 use super::shown::{ShownDevice, would_end};
 use super::who::{Caller, MayCheck};
+use crate::api::input::Body;
 use crate::config::Scope;
 use crate::http::Problem;
 use crate::model::{SessionDevice, UserId};

@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{Named, Params};
+use super::input::Named;
 use super::shown::ShownSession;
 use super::who::User;
 use super::{Api, NOBODY, NOT_NOW, problem_of};
+use crate::api::input::Params;
 use crate::directives::{ChangeError, Entry, What};
 use crate::http::Problem;
 use crate::ledger::Outcome;

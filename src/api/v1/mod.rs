@@ -46,6 +46,7 @@ use utoipa_axum::routes;
 
 use self::callers::Callers;
 pub use self::callers::KEY_PREFIX;
+use super::{described, reference};
 use crate::clock::Clock;
 use crate::config::ApiConfig;
 use crate::directives::Control;
@@ -143,8 +144,8 @@ pub fn router(sessions: Sessions) -> Router {
     }
     let (router, document) = routes().split_for_parts();
     let cors = cors(&sessions.config);
-    // It is made of constants, so it always serialises.
-    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let page: Arc<str> = reference::page(&document).into();
+    let document = described::text(&document);
     let api = Arc::new(Api {
         callers: Callers::new(&sessions.config),
         streams: Arc::new(Semaphore::new(sessions.config.streams_max)),
@@ -157,13 +158,10 @@ pub fn router(sessions: Sessions) -> Router {
         .with_state(Arc::clone(&api))
         .method_not_allowed_fallback(async || WRONG_METHOD)
         .layer(middleware::from_fn_with_state(api, guard))
-        .route("/v1/openapi.json", get(described).with_state(document))
+        .route("/v1/openapi.json", get(described::answer).with_state(document))
+        .route("/v1/reference", get(reference::answer).with_state(page))
         .route("/v1/soloist.js", get(script::script))
         .layer(cors)
-}
-
-async fn described(State(document): State<Arc<str>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], document.to_string())
 }
 
 fn cors(config: &ApiConfig) -> CorsLayer {

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::input::{self, Body};
+use super::input;
 use super::shown::text_of;
 use super::who::{Holder, MayKnow};
+use crate::api::input::Body;
 use crate::http::Problem;
 use crate::ledger::{Ending, Known};
 use crate::model::SessionId;

@@ -257,6 +257,12 @@ impl SqliteLedger {
         self.ask_users(|reply| Request::Asked { tenant, asked, forget, reply }).await
     }
 
+    /// What is known of one user.
+    pub async fn known_user(&self, tenant: &TenantId, user: &UserId) -> Result<Option<KnownUser>, LedgerError> {
+        let (tenant, user) = (tenant.clone(), user.clone());
+        self.read_beside(move |db| store::known(db, &tenant, &user)).await
+    }
+
     pub async fn users_count(&self, tenant: &TenantId) -> Result<UserCount, LedgerError> {
         let tenant = tenant.clone();
         self.read_beside(move |db| count(db, &tenant)).await

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::{KnownUser, Source};
 use crate::model::{TenantId, UserId};
@@ -85,6 +85,12 @@ pub(super) fn page(db: &Connection, tenant: &TenantId, after: &str, limit: usize
     )?
     .query_map(params![tenant.as_str(), after, limit], known_user)?
     .collect()
+}
+
+pub(super) fn known(db: &Connection, tenant: &TenantId, user: &UserId) -> rusqlite::Result<Option<KnownUser>> {
+    db.prepare_cached("SELECT uid, seen_at_ms, asked_at_ms, source FROM users WHERE tenant = ?1 AND uid = ?2")?
+        .query_row(params![tenant.as_str(), user.as_str()], known_user)
+        .optional()
 }
 
 fn known_user(row: &rusqlite::Row<'_>) -> rusqlite::Result<KnownUser> {

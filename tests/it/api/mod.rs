@@ -1,6 +1,7 @@
 //! The session API, asked over the public listener as apps do.
 
 mod access;
+mod admin;
 mod mine;
 mod newcomers;
 mod script;
