@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{StatusCode, header};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -69,8 +70,31 @@ async fn read(request: Request, bytes_max: usize) -> Result<Bytes, Problem> {
     read.map_err(|_late| SLOW_BODY)?.map_err(|_too_many| TOO_LARGE)
 }
 
+/// Reads an object. Serde would also take an array of its fields' values.
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(MALFORMED);
+    }
     serde_json::from_slice(body).map_err(|_wrong| MALFORMED)
+}
+
+/// How many are asked for on one page, 1 to `MAX`.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "usize")]
+pub(super) struct PageSize<const MAX: usize>(usize);
+
+impl<const MAX: usize> TryFrom<usize> for PageSize<MAX> {
+    type Error = &'static str;
+
+    fn try_from(size: usize) -> Result<Self, Self::Error> {
+        if (1..=MAX).contains(&size) { Ok(Self(size)) } else { Err("not a page's size") }
+    }
+}
+
+impl<const MAX: usize> PageSize<MAX> {
+    pub(super) fn or(asked: Option<Self>, default: usize) -> usize {
+        asked.map_or(default, |size| size.0)
+    }
 }
 
 /// The parameters of a query.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Admin, PAGE_DEFAULT, PAGE_MAX};
-use crate::api::input::Params;
+use crate::api::input::{PageSize, Params};
 use crate::directives::Kept;
 use crate::http::Problem;
 
@@ -26,8 +26,8 @@ pub(super) struct ChangesQuery {
     /// `next_before` of the page before.
     before: Option<i64>,
     /// Changes on one page.
-    #[param(minimum = 1, maximum = 1000, default = 100)]
-    limit: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<PageSize<PAGE_MAX>>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -71,7 +71,7 @@ pub(super) async fn changes(
     State(admin): State<Arc<Admin>>,
     Params(query): Params<ChangesQuery>,
 ) -> Result<Json<Changes>, Problem> {
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let limit = PageSize::or(query.limit, PAGE_DEFAULT);
     let changes = admin.deciding()?.control.changes(query.before, limit).await.map_err(|error| {
         tracing::error!("the changes cannot be read: {error:#}");
         UNREADABLE

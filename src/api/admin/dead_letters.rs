@@ -15,15 +15,18 @@ use utoipa_axum::routes;
 
 use super::input::OptionalWord;
 use super::{Admin, PAGE_DEFAULT, PAGE_MAX, queue_problem};
-use crate::api::input::{Body, Params};
+use crate::api::input::{Body, PageSize, Params};
 use crate::http::Problem;
 use crate::queue::{DeadLetter, Selection};
 
 /// Bytes of a choice; 100,000 ids fit.
 const CHOICE_BYTES_MAX: usize = 2 << 20;
 
-const SELECTION: Problem =
-    Problem::new(StatusCode::BAD_REQUEST, "selection", "choose dead letters by exactly one of all, why and ids");
+const SELECTION: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "selection",
+    "choose dead letters by exactly one of all, why and ids; an id is below 2^63",
+);
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Admin>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(redrive)).routes(routes!(discard))
@@ -46,11 +49,16 @@ impl Choice {
         let selection = match (self.all, self.why, self.ids) {
             (true, None, None) => Selection::All,
             (false, Some(why), None) => Selection::Why(why),
-            (false, None, Some(ids)) => Selection::Ids(ids),
+            (false, None, Some(ids)) if ids.iter().all(|id| is_id(*id)) => Selection::Ids(ids),
             _ => return Err(SELECTION),
         };
         Ok((selection, OptionalWord::new(self.owner, self.reason)))
     }
+}
+
+/// Numbers of rows are not larger than that.
+fn is_id(id: u64) -> bool {
+    i64::try_from(id).is_ok()
 }
 
 /// What is chosen, for the record.
@@ -73,8 +81,8 @@ pub(super) struct DeadQuery {
     #[serde(default)]
     after: u64,
     /// Dead letters on one page.
-    #[param(minimum = 1, maximum = 1000, default = 100)]
-    limit: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<PageSize<PAGE_MAX>>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -108,12 +116,15 @@ async fn list(
     State(admin): State<Arc<Admin>>,
     Params(query): Params<DeadQuery>,
 ) -> Result<Json<DeadLettersAnswer>, Problem> {
+    if !is_id(query.after) || !query.id.is_none_or(is_id) {
+        return Err(SELECTION);
+    }
     let selection = match (query.id, query.why) {
         (Some(id), _) => Selection::Ids(vec![id]),
         (None, Some(why)) => Selection::Why(why),
         (None, None) => Selection::All,
     };
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let limit = PageSize::or(query.limit, PAGE_DEFAULT);
     let dead = admin.dead_letters()?.list(&selection, query.after, limit).await.map_err(queue_problem)?;
     let next = dead.last().filter(|_| dead.len() == limit).map(|last| last.id);
     Ok(Json(DeadLettersAnswer { dead_letters: dead.into_iter().map(shown).collect(), next_after: next }))

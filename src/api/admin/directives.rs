@@ -41,6 +41,9 @@ const CLOCKS_DIFFER_MAX: SignedDuration = SignedDuration::from_mins(10);
 /// How far back those are looked for whom a mode or a brake held something back.
 const HELD_SINCE_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
 
+/// A key has slashes, so that it may stand in a path as it is.
+pub(super) const BY_KEY: &str = "/admin/v1/directives/{*key}";
+
 pub(super) fn routes() -> OpenApiRouter<Arc<Admin>> {
     OpenApiRouter::new()
         .routes(routes!(list, put))

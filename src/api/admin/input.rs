@@ -35,6 +35,7 @@ const NOT_WRITTEN: Problem = Problem::new(
 #[into_params(parameter_in = Query)]
 pub(super) struct OfTenant {
     /// Which tenant; without it the default one, or the only one.
+    #[param(pattern = "^[a-z0-9_-]{1,64}$")]
     pub(super) tenant: Option<String>,
 }
 

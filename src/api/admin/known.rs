@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::input::{OfTenant, OptionalWord};
 use super::{Admin, PAGE_DEFAULT, PAGE_MAX, ledger_problem};
-use crate::api::input::{Body, Params};
+use crate::api::input::{Body, PageSize, Params};
 use crate::http::Problem;
 use crate::ledger::KnownUser;
 use crate::model::UserId;
@@ -44,8 +44,8 @@ pub(super) struct ListQuery {
     #[serde(default)]
     after: String,
     /// Users on one page.
-    #[param(minimum = 1, maximum = 1000, default = 100)]
-    limit: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<PageSize<PAGE_MAX>>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -89,7 +89,7 @@ async fn list(
     Params(query): Params<ListQuery>,
 ) -> Result<Json<Users>, Problem> {
     let (tenant, _) = admin.tenant(of.tenant.as_deref())?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let limit = PageSize::or(query.limit, PAGE_DEFAULT);
     let users = admin.users()?.users_page(tenant, &query.after, limit).await.map_err(ledger_problem)?;
     let next = users.last().filter(|_| users.len() == limit).map(|last| last.user.as_str().to_owned());
     Ok(Json(Users { users: users.iter().map(Known::of).collect(), next_after: next }))

@@ -61,7 +61,7 @@ pub(super) struct OfSession {
 }
 
 /// What was decided about a session.
-#[utoipa::path(get, path = "/admin/v1/sessions/{session}/decisions", params(("session" = String, Path), OfTenant),
+#[utoipa::path(get, path = "/admin/v1/sessions/{session}/decisions", params(("session" = String, Path, pattern = "^[0-9A-Fa-f]{32}$"), OfTenant),
     responses((status = 200, body = OfSession), (status = 400), (status = 401), (status = 403), (status = 404), (status = 503)))]
 async fn of_session(
     State(admin): State<Arc<Admin>>,
@@ -83,7 +83,7 @@ pub(super) struct Forgotten {
 }
 
 /// Deletes all that the ledger has of a user.
-#[utoipa::path(post, path = "/admin/v1/users/{uid}/forget", params(("uid" = String, Path), OfTenant),
+#[utoipa::path(post, path = "/admin/v1/users/{uid}/forget", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant),
     request_body = Option<OptionalWord>,
     responses((status = 200, body = Forgotten), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
@@ -110,8 +110,10 @@ async fn forget(
 #[into_params(parameter_in = Query)]
 pub(super) struct ExportQuery {
     /// Only this user's.
+    #[param(pattern = "^[A-Za-z0-9_-]{1,50}$")]
     uid: Option<String>,
     /// Only those decided since then, such as 2026-01-31T00:00:00Z.
+    #[param(format = DateTime)]
     since: Option<String>,
 }
 
@@ -155,6 +157,7 @@ fn streamed(mut lines: JsonLines) -> Response {
 #[into_params(parameter_in = Query)]
 pub(super) struct VerifyQuery {
     /// A head that the chain must still contain, as `SEQ:MAC`.
+    #[param(pattern = "^[1-9][0-9]{0,17}:[0-9a-f]{64}$")]
     head: Option<String>,
 }
 

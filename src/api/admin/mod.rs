@@ -93,6 +93,15 @@ impl utoipa::Modify for Credentials {
     }
 }
 
+/// Routes and their description, in which a key is one segment of a path: its slashes are encoded there.
+fn split_routes() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
+    let (router, mut document) = routes().split_for_parts();
+    if let Some(of_key) = document.paths.paths.remove(directives::BY_KEY) {
+        document.paths.paths.insert(directives::BY_KEY.replace("{*key}", "{key}"), of_key);
+    }
+    (router, document)
+}
+
 fn routes() -> OpenApiRouter<Arc<Admin>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status::status))
@@ -108,13 +117,13 @@ fn routes() -> OpenApiRouter<Arc<Admin>> {
 
 /// The OpenAPI 3.1 document of the admin API.
 pub fn document() -> utoipa::openapi::OpenApi {
-    routes().split_for_parts().1
+    split_routes().1
 }
 
 /// `/admin/v1/…`
 pub fn router(admin: Admin) -> Router {
     let admin = Arc::new(admin);
-    let (router, document) = routes().split_for_parts();
+    let (router, document) = split_routes();
     let page: Arc<str> = reference::page(&document).into();
     let document = described::text(&document);
     router

@@ -76,6 +76,7 @@ async fn modes(State(admin): State<Arc<Admin>>) -> Result<Json<Modes>, Problem> 
 #[serde(deny_unknown_fields)]
 pub(super) struct NewMode {
     /// `enforce`, `observe` or `off`.
+    #[schema(pattern = "^(enforce|observe|off)$")]
     mode: Option<String>,
     /// Percent of the users, two decimals at most.
     #[schema(minimum = 0, maximum = 100)]
@@ -138,7 +139,7 @@ pub(super) struct NewOverride {
 }
 
 /// Gives one user another policy.
-#[utoipa::path(put, path = "/admin/v1/users/{uid}/override", params(("uid" = String, Path), OfTenant), request_body = NewOverride,
+#[utoipa::path(put, path = "/admin/v1/users/{uid}/override", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant), request_body = NewOverride,
     responses((status = 200, body = Holds), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
 async fn set_override(
@@ -154,7 +155,7 @@ async fn set_override(
 }
 
 /// Takes a user's override out of force.
-#[utoipa::path(delete, path = "/admin/v1/users/{uid}/override", params(("uid" = String, Path), OfTenant), request_body = Word,
+#[utoipa::path(delete, path = "/admin/v1/users/{uid}/override", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant), request_body = Word,
     responses((status = 200, body = Removed), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
 async fn remove_override(
@@ -170,7 +171,7 @@ async fn remove_override(
 #[serde(deny_unknown_fields)]
 pub(super) struct NewExemption {
     /// `ignored`: they neither count nor are ended; `counted`: they count and are not ended.
-    #[schema(example = "ignored")]
+    #[schema(pattern = "^(ignored|counted)$", example = "ignored")]
     effect: Option<String>,
     expires: Timestamp,
     owner: String,
@@ -178,7 +179,7 @@ pub(super) struct NewExemption {
 }
 
 /// Keeps all sessions of a user from being ended.
-#[utoipa::path(put, path = "/admin/v1/users/{uid}/exempt", params(("uid" = String, Path), OfTenant), request_body = NewExemption,
+#[utoipa::path(put, path = "/admin/v1/users/{uid}/exempt", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant), request_body = NewExemption,
     responses((status = 200, body = Holds), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
 async fn exempt(
@@ -195,7 +196,7 @@ async fn exempt(
 }
 
 /// Takes a user's exemption out of force.
-#[utoipa::path(delete, path = "/admin/v1/users/{uid}/exempt", params(("uid" = String, Path), OfTenant), request_body = Word,
+#[utoipa::path(delete, path = "/admin/v1/users/{uid}/exempt", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant), request_body = Word,
     responses((status = 200, body = Removed), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
 async fn remove_exemption(
@@ -212,6 +213,7 @@ async fn remove_exemption(
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPin {
     /// 32 hex digits.
+    #[schema(pattern = "^[0-9A-Fa-f]{32}$")]
     session: String,
     expires: Option<Timestamp>,
     owner: String,
@@ -219,7 +221,7 @@ pub(super) struct NewPin {
 }
 
 /// Keeps one session of a user.
-#[utoipa::path(put, path = "/admin/v1/users/{uid}/pin", params(("uid" = String, Path), OfTenant), request_body = NewPin,
+#[utoipa::path(put, path = "/admin/v1/users/{uid}/pin", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant), request_body = NewPin,
     responses((status = 200, body = Holds), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
 async fn pin(
@@ -236,7 +238,7 @@ async fn pin(
 
 /// Lets a session be ended again that was kept.
 #[utoipa::path(delete, path = "/admin/v1/users/{uid}/pin/{session}",
-    params(("uid" = String, Path), ("session" = String, Path), OfTenant), request_body = Word,
+    params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), ("session" = String, Path, pattern = "^[0-9A-Fa-f]{32}$"), OfTenant), request_body = Word,
     responses((status = 200, body = Removed), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
 async fn unpin(
@@ -264,7 +266,7 @@ async fn contended(State(admin): State<Arc<Admin>>) -> Result<Json<ContendedUser
 }
 
 /// Lets the evictions of a contended user go on at once.
-#[utoipa::path(delete, path = "/admin/v1/contended/{uid}", params(("uid" = String, Path), OfTenant), request_body = Word,
+#[utoipa::path(delete, path = "/admin/v1/contended/{uid}", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant), request_body = Word,
     responses((status = 200, body = Removed), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 503)))]
 async fn release(

@@ -19,7 +19,7 @@ use super::directives::shown_entry;
 use super::input::{NamedSession, OfTenant, OptionalWord, Subject};
 use super::known::Known;
 use super::{Admin, PAGE_DEFAULT, PAGE_MAX, ledger_problem, queue_problem, step_problem};
-use crate::api::input::{OptionalBody, Params};
+use crate::api::input::{OptionalBody, PageSize, Params};
 use crate::http::Problem;
 use crate::ledger::Ended;
 use crate::model::{Reason, Session, SessionDevice};
@@ -51,7 +51,7 @@ pub(super) struct User {
 }
 
 /// What is known of a user, without asking LoginRadius.
-#[utoipa::path(get, path = "/admin/v1/users/{uid}", params(("uid" = String, Path), OfTenant),
+#[utoipa::path(get, path = "/admin/v1/users/{uid}", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant),
     responses((status = 200, body = User), (status = 400), (status = 401), (status = 403), (status = 404), (status = 503)))]
 async fn user(State(admin): State<Arc<Admin>>, subject: Subject) -> Result<Json<User>, Problem> {
     let Subject { tenant, user, .. } = subject;
@@ -135,7 +135,7 @@ impl Sessions {
 }
 
 /// A user's sessions as LoginRadius lists them now, and what the rule says of each.
-#[utoipa::path(get, path = "/admin/v1/users/{uid}/sessions", params(("uid" = String, Path), OfTenant),
+#[utoipa::path(get, path = "/admin/v1/users/{uid}/sessions", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant),
     responses((status = 200, body = Sessions), (status = 400), (status = 401), (status = 403), (status = 404), (status = 502), (status = 503)))]
 async fn sessions(State(_): State<Arc<Admin>>, subject: Subject) -> Result<Json<Sessions>, Problem> {
     let evaluation = look(&subject, true).await?;
@@ -176,7 +176,7 @@ pub(super) struct Queued {
 }
 
 /// Looks at a user now and ends the surplus.
-#[utoipa::path(post, path = "/admin/v1/users/{uid}/enforce", params(("uid" = String, Path), OfTenant, EnforceQuery),
+#[utoipa::path(post, path = "/admin/v1/users/{uid}/enforce", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant, EnforceQuery),
     request_body = Option<OptionalWord>,
     responses((status = 200, body = Enforced), (status = 202, body = Queued), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 502), (status = 503)))]
@@ -215,7 +215,7 @@ pub(super) struct EndedSession {
 
 /// Ends one session.
 #[utoipa::path(delete, path = "/admin/v1/users/{uid}/sessions/{session}",
-    params(("uid" = String, Path), ("session" = String, Path), OfTenant),
+    params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), ("session" = String, Path, pattern = "^[0-9A-Fa-f]{32}$"), OfTenant),
     request_body = Option<OptionalWord>,
     responses((status = 200, body = EndedSession), (status = 400), (status = 401), (status = 403), (status = 404),
         (status = 408), (status = 413), (status = 415), (status = 502), (status = 503)))]
@@ -235,8 +235,8 @@ async fn end_session(
 #[into_params(parameter_in = Query)]
 pub(super) struct DecisionsQuery {
     /// Decisions on one page.
-    #[param(minimum = 1, maximum = 1000, default = 100)]
-    limit: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<PageSize<PAGE_MAX>>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -247,14 +247,14 @@ pub(super) struct Decisions {
 }
 
 /// What was decided about a user, and why.
-#[utoipa::path(get, path = "/admin/v1/users/{uid}/decisions", params(("uid" = String, Path), OfTenant, DecisionsQuery),
+#[utoipa::path(get, path = "/admin/v1/users/{uid}/decisions", params(("uid" = String, Path, pattern = "^[A-Za-z0-9_-]{1,50}$"), OfTenant, DecisionsQuery),
     responses((status = 200, body = Decisions), (status = 400), (status = 401), (status = 403), (status = 404), (status = 503)))]
 async fn decisions(
     State(admin): State<Arc<Admin>>,
     Subject { tenant, user, .. }: Subject,
     Params(query): Params<DecisionsQuery>,
 ) -> Result<Json<Decisions>, Problem> {
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let limit = PageSize::or(query.limit, PAGE_DEFAULT);
     admin.dead_letters()?;
     let decisions = admin.ledger.recent(&tenant, &user, limit).await.map_err(ledger_problem)?;
     Ok(Json(Decisions { uid: user.as_str().to_owned(), decisions }))

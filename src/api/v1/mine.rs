@@ -17,7 +17,7 @@ use super::input::Named;
 use super::shown::ShownSession;
 use super::who::User;
 use super::{Api, NOBODY, NOT_NOW, problem_of};
-use crate::api::input::Params;
+use crate::api::input::{PageSize, Params};
 use crate::directives::{ChangeError, Entry, What};
 use crate::http::Problem;
 use crate::ledger::Outcome;
@@ -47,8 +47,8 @@ const ELSEWHERE: Problem =
 #[into_params(parameter_in = Query)]
 pub(super) struct Page {
     /// Sessions on one page, 1 to 200.
-    #[param(minimum = 1, maximum = 200, default = 50)]
-    limit: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 200, default = 50)]
+    limit: Option<PageSize<PAGE_MAX>>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
     /// Show one session for each device: the newest, with how many it stands for.
@@ -86,7 +86,7 @@ pub(super) async fn sessions(
         let place = sessions.iter().position(|session| session.session == *cursor).ok_or(BAD_CURSOR)?;
         sessions.drain(..=place);
     }
-    let limit = page.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let limit = PageSize::or(page.limit, PAGE_DEFAULT);
     let has_more = sessions.len() > limit;
     sessions.truncate(limit);
     Ok(Json(SessionsAnswer {
@@ -145,7 +145,7 @@ pub(super) struct EndedAnswer {
 }
 
 /// Ends one of the user's sessions, also the one that asks.
-#[utoipa::path(delete, path = "/v1/me/sessions/{id}", params(("id" = String, Path, description = "32 hex digits")),
+#[utoipa::path(delete, path = "/v1/me/sessions/{id}", params(("id" = String, Path, pattern = "^[0-9A-Fa-f]{32}$")),
     responses((status = 200, body = EndedAnswer), (status = 400), (status = 401), (status = 403), (status = 404), (status = 429), (status = 503)),
     security(("user_token" = [])))]
 pub(super) async fn end(
@@ -200,7 +200,7 @@ pub(super) struct PinAnswer {
 
 /// Keeps one of the user's devices: newer logins do not end it. Needs `pins_max` in the policy, and a login of the last
 /// ten minutes.
-#[utoipa::path(post, path = "/v1/me/sessions/{id}/pin", params(("id" = String, Path, description = "32 hex digits")),
+#[utoipa::path(post, path = "/v1/me/sessions/{id}/pin", params(("id" = String, Path, pattern = "^[0-9A-Fa-f]{32}$")),
     responses((status = 200, body = PinAnswer), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409), (status = 429), (status = 503)),
     security(("user_token" = [])))]
 pub(super) async fn pin(

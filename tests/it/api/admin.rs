@@ -153,6 +153,10 @@ async fn a_wrong_request_changes_nothing_and_is_answered_with_problem_details() 
         ("PUT", "/admin/v1/modes?tenant=other", signed(json!({"mode": "off"})), 404, "tenant"),
         ("DELETE", "/admin/v1/contended/ann", signed(json!({})), 404, "no_directive"),
         ("GET", "/admin/v1/changes?limit=x", json!({}), 400, "malformed"),
+        ("GET", "/admin/v1/users?limit=0", json!({}), 400, "malformed"),
+        ("GET", "/admin/v1/users?limit=1001", json!({}), 400, "malformed"),
+        ("POST", "/admin/v1/users/ann/forget", json!(["ops", "an array of values"]), 400, "malformed"),
+        ("GET", "/admin/v1/dead-letters?after=9223372036854775808", json!({}), 400, "selection"),
     ] {
         let (got, answer) = shop.service.tell(method, path, &body).await;
         let expected = (status, format!("urn:soloist:problem:{problem}"));
@@ -162,6 +166,8 @@ async fn a_wrong_request_changes_nothing_and_is_answered_with_problem_details() 
             "{method} {path}: {answer}"
         );
     }
+    let encoded = shop.service.tell("DELETE", "/admin/v1/directives/mode%2Fdefault", &signed(json!({}))).await;
+    assert_eq!(encoded.1["type"], "urn:soloist:problem:no_directive", "as the description has a key: {encoded:?}");
     let (_, changes) = shop.service.admin("GET", "/admin/v1/changes").await;
     assert_eq!(changes["changes"], json!([]));
     shop.close().await;
