@@ -141,6 +141,9 @@ fn every_configuration_loads_and_its_listeners_are_the_ports() {
         assert_eq!(ports["private"], u64::from(config.admin.listen.port()), "{role}");
         let public = (role == "webhook").then(|| u64::from(config.webhook.listen.port()));
         assert_eq!(ports.get("public").copied(), public, "{role}");
+        let apps = config.api.listen.filter(|_| role == "control");
+        assert!(apps.is_none_or(|addr| addr.ip().is_unspecified()));
+        assert_eq!(ports.get("apps").copied(), apps.map(|addr| u64::from(addr.port())), "{role}");
         assert!(config.admin.listen.ip().is_unspecified() && config.webhook.listen.ip().is_unspecified());
         assert_eq!(mount(&workload, "data"), config.data_dir.to_str(), "{role}");
         // The broker's account is the role's own.
@@ -246,9 +249,12 @@ fn all_traffic_is_refused_but_what_each_role_needs() {
         let (config, role) = (config(&workload), word(&labels(&workload)["app.kubernetes.io/component"]));
         let mut ingress = BTreeSet::from([u64::from(config.admin.listen.port())]);
         let mut egress = BTreeSet::from([53, 5671]);
-        if role == "webhook" {
-            ingress.insert(u64::from(config.webhook.listen.port()));
-        } else {
+        match role {
+            "webhook" => drop(ingress.insert(u64::from(config.webhook.listen.port()))),
+            "control" => drop(ingress.insert(u64::from(config.api.listen.unwrap().port()))),
+            _ => {}
+        }
+        if role != "webhook" {
             egress.insert(443);
         }
         assert_eq!(allowed(&workload, "ingress"), ingress, "{role}");
