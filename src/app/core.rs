@@ -22,7 +22,8 @@ use crate::api::{self, Hosts, v1};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
 use crate::ledger::{
-    Endings, KNOWN_FOR, Ledger, LedgerOptions, LedgerThread, Remembering, RemoteLedger, SqliteLedger, endings_of,
+    Endings, KNOWN_FOR, Ledger, LedgerError, LedgerOptions, LedgerThread, Remembering, RemoteLedger, SqliteLedger,
+    endings_of,
 };
 use crate::model::TenantId;
 use crate::notify::{Notices, Outbox, OutboxParts, Source, Texts};
@@ -278,6 +279,30 @@ impl Core {
         }
     }
 
+    /// Goes on with those before the last 100,000 decisions, beside everything else; ends at `stop`.
+    pub(super) fn remember_older_endings(
+        &self,
+        stop: CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let ledger = self.own_ledger.as_ref().map(|(ledger, _)| ledger.clone());
+        let (endings, clock) = (Arc::clone(&self.endings), self.clock);
+        let tenants: Vec<TenantId> = self.workers.keys().cloned().collect();
+        async move {
+            let since = clock.now().checked_sub(KNOWN_FOR).unwrap_or(Timestamp::MIN);
+            let remembering = async {
+                for tenant in &tenants {
+                    let Some(ledger) = &ledger else { return };
+                    if let Err(error) = remember_older(ledger, &endings, (tenant, since), clock).await {
+                        tracing::warn!("not all who were signed out before are known: {:#}", anyhow::Error::new(error));
+                    }
+                }
+            };
+            stop.run_until_cancelled(remembering).await;
+            stop.cancelled().await;
+            Ok(())
+        }
+    }
+
     /// The session API's routes.
     pub(super) fn v1_router(&self, config: &Config, closing: CancellationToken) -> Router {
         v1::router(v1::Sessions {
@@ -347,4 +372,23 @@ fn connect_later(
         dedupe_window: config.webhook.dedupe_window,
         clock,
     })
+}
+
+/// Takes in the ends of a tenant that a first look leaves out, step by step.
+async fn remember_older(
+    ledger: &SqliteLedger,
+    endings: &Endings,
+    (tenant, since): (&TenantId, Timestamp),
+    clock: Clock,
+) -> Result<(), LedgerError> {
+    let mut from = None;
+    loop {
+        let (ends, next) = ledger.older_ends(tenant, since, from).await?;
+        let ends = ends.iter().flat_map(|(user, decision)| endings_of(tenant, user, decision));
+        ends.for_each(|ending| endings.note(ending, clock.now()));
+        if next.is_none() {
+            return Ok(());
+        }
+        from = next;
+    }
 }

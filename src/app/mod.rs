@@ -235,11 +235,15 @@ impl App {
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
+        let older_endings = self.core.remember_older_endings(stop.clone());
         let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, notices, .. } =
             self.core;
         let mut parts = Parts::new(stop.clone());
         if let Some(keeper) = keeper {
             parts.add("keeper of directives", keeper.run(stop.clone()));
+        }
+        if self.public.is_some() && self.roles.control {
+            parts.add("memory of ends", older_endings);
         }
         let listeners = [("webhook listener", self.public), ("admin listener", Some(self.private))];
         let (streams, told) = (self.streams, stop.clone());

@@ -2,7 +2,7 @@
 //!
 //! It says less than the ledger, never more: what is not in it is unknown.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::{SignedDuration, Timestamp};
@@ -98,8 +98,7 @@ impl Drop for Waiting {
 #[derive(Default)]
 struct Inner {
     by_session: HashMap<SessionId, Arc<Ending>>,
-    /// In the order they became known.
-    oldest_first: VecDeque<SessionId>,
+    oldest_first: BTreeSet<(Timestamp, SessionId)>,
     kept: [HashMap<SessionId, (TenantId, Timestamp)>; 2],
 }
 
@@ -109,11 +108,11 @@ impl Endings {
         let ending = Arc::new(ending);
         {
             let mut inner = self.write();
-            if !is_fresh(&ending, now) || inner.by_session.contains_key(&ending.session) {
+            if !is_fresh(ending.at, now) || inner.by_session.contains_key(&ending.session) {
                 return;
             }
             inner.by_session.insert(ending.session, Arc::clone(&ending));
-            inner.oldest_first.push_back(ending.session);
+            inner.oldest_first.insert((ending.at, ending.session));
             for kept in &mut inner.kept {
                 kept.remove(&ending.session);
             }
@@ -139,7 +138,8 @@ impl Endings {
     /// What is known of a tenant's session at this time.
     pub fn of(&self, tenant: &TenantId, session: SessionId, now: Timestamp) -> Known {
         let inner = self.read();
-        let ended = inner.by_session.get(&session).filter(|ending| ending.tenant == *tenant && is_fresh(ending, now));
+        let ended =
+            inner.by_session.get(&session).filter(|ending| ending.tenant == *tenant && is_fresh(ending.at, now));
         if let Some(ending) = ended {
             return Known::Ended(Arc::clone(ending));
         }
@@ -181,19 +181,18 @@ impl Endings {
 impl Inner {
     /// Lets go of what is too old, and of the oldest where there are too many.
     fn forget(&mut self, now: Timestamp) {
-        while let Some(oldest) = self.oldest_first.front() {
-            let is_fresh = self.by_session.get(oldest).is_some_and(|ending| is_fresh(ending, now));
-            if is_fresh && self.oldest_first.len() <= ENDINGS_MAX {
+        while let Some((at, session)) = self.oldest_first.first() {
+            if is_fresh(*at, now) && self.oldest_first.len() <= ENDINGS_MAX {
                 return;
             }
-            self.by_session.remove(oldest);
-            self.oldest_first.pop_front();
+            self.by_session.remove(session);
+            self.oldest_first.pop_first();
         }
     }
 }
 
-fn is_fresh(ending: &Ending, now: Timestamp) -> bool {
-    now.duration_since(ending.at) < KNOWN_FOR
+fn is_fresh(at: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(at) < KNOWN_FOR
 }
 
 /// The ends of one recorded decision, as [`super::Ledger::recent`] shows it.

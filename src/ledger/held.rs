@@ -1,15 +1,19 @@
 //! Whom a decision would have ended a session of, had nothing held it back; and whose sessions were ended lately.
 
+use std::ops::Range;
+
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::read::{SHOWN, shown};
 use crate::model::{TenantId, UserId};
 
-/// Users that one answer names, and decisions that one answer looks at.
+/// Users that one answer names.
 const USERS_MAX: u32 = 1_000_000;
-const ENDS_MAX: u32 = 100_000;
+/// Decisions that [`ends`] looks at, and each step of [`older_ends`].
+const ENDS_MAX: i64 = 100_000;
+const ENDS_STEP: i64 = 5_000;
 
 /// Only decisions that something held back are in it, so others do not pay for it.
 pub(super) const INDEX: &str = "
@@ -28,14 +32,47 @@ pub(super) fn users(db: &Connection, tenant: &TenantId, since: Timestamp) -> rus
 }
 
 /// The last decisions of a tenant that ended sessions, as they are shown, oldest first.
-pub(super) fn ends(db: &Connection, tenant: &TenantId, since: Timestamp) -> rusqlite::Result<Vec<(UserId, Value)>> {
+pub(super) fn ends(db: &Connection, tenant: &TenantId, since: Timestamp) -> rusqlite::Result<Decided> {
+    let newest = newest(db)?;
+    ends_within(db, tenant, since, newest.saturating_sub(ENDS_MAX)..newest)
+}
+
+/// Users with a decision of theirs as it is shown.
+type Decided = Vec<(UserId, Value)>;
+
+/// Decisions before those, back to `since` in steps: those of a tenant that ended sessions, and where the next step begins.
+/// `from` is where the step before said, and for the first one `None`.
+pub(super) fn older_ends(
+    db: &Connection,
+    tenant: &TenantId,
+    since: Timestamp,
+    from: Option<i64>,
+) -> rusqlite::Result<(Decided, Option<i64>)> {
+    let upper = match from {
+        Some(from) => from,
+        None => newest(db)?.saturating_sub(ENDS_MAX),
+    };
+    let lower = upper.saturating_sub(ENDS_STEP);
+    let ends = ends_within(db, tenant, since, lower..upper)?;
+    let next_at: Option<i64> = db
+        .prepare_cached("SELECT decided_at_ms FROM decisions WHERE id <= ?1 ORDER BY id DESC LIMIT 1")?
+        .query_row([lower], |row| row.get(0))
+        .optional()?;
+    Ok((ends, next_at.is_some_and(|at| at >= since.as_millisecond()).then_some(lower)))
+}
+
+fn newest(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("SELECT ifnull(max(id), 0) FROM decisions", [], |row| row.get(0))
+}
+
+/// With an id above the range's start, up to its end.
+fn ends_within(db: &Connection, tenant: &TenantId, since: Timestamp, ids: Range<i64>) -> rusqlite::Result<Decided> {
     let mut rows = db.prepare_cached(&format!(
         "SELECT {SHOWN}, uid FROM decisions
-         WHERE id > (SELECT ifnull(max(id), 0) FROM decisions) - ?3
-           AND tenant = ?1 AND decided_at_ms >= ?2 AND executed AND outcomes IS NOT NULL
+         WHERE id > ?3 AND id <= ?4 AND tenant = ?1 AND decided_at_ms >= ?2 AND executed AND outcomes IS NOT NULL
          ORDER BY id",
     ))?;
-    let rows = rows.query_map(params![tenant.as_str(), since.as_millisecond(), ENDS_MAX], |row| {
+    let rows = rows.query_map(params![tenant.as_str(), since.as_millisecond(), ids.start, ids.end], |row| {
         Ok((row.get::<_, String>("uid")?, shown(row)?))
     })?;
     let rows: Vec<(String, Value)> = rows.collect::<rusqlite::Result<_>>()?;

@@ -286,7 +286,7 @@ impl SqliteLedger {
     }
 
     /// Reads with a connection of its own, so that nobody waits for what takes long.
-    async fn read_beside<T: Send + 'static>(
+    pub(in crate::ledger) async fn read_beside<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, LedgerError> {

@@ -43,6 +43,37 @@ async fn the_place_of_the_other_device_is_told_only_where_that_is_allowed() {
 }
 
 #[tokio::test]
+async fn what_was_ended_long_before_a_restart_is_known_soon_after_it() {
+    let shop = Shop::open(&[]).await;
+    let phone = shop.login("ann", "phone");
+    shop.login("ann", "laptop");
+    shop.service.settled().await;
+    let (sandbox, data_dir) = shop.service.stop().await;
+    // More decisions about others than a start waits for.
+    let ledger = rusqlite::Connection::open(data_dir.path().join("ledger.db")).unwrap();
+    let copies = ledger.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 110000)
+         INSERT INTO decisions (id, decided_at_ms, tenant, uid, looked, executed, decision)
+         SELECT newest.id + n.i, newest.decided_at_ms, newest.tenant, 'bob', newest.looked, 0, newest.decision
+         FROM n, (SELECT * FROM decisions ORDER BY id DESC LIMIT 1) AS newest",
+        [],
+    );
+    assert_eq!(copies.unwrap(), 110_000);
+    drop(ledger);
+    let service = crate::support::service::Service::start_on(sandbox, data_dir, &[]).await;
+    let base = service.webhook_url.trim_end_matches("/webhooks/loginradius").to_owned();
+    let shop = Shop { service, base };
+    let why = async || shop.user("POST", "/v1/why", &phone).await.1["reason"].clone();
+    soon("the end to be known", async {
+        while why().await != "displaced_by_newer_login" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn what_was_ended_is_known_after_a_restart() {
     let shop = Shop::open(&[]).await;
     let phone = shop.login("ann", "phone");
