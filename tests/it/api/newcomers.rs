@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::json;
 use soloist::sandbox::{Faults, Sandbox, SandboxConfig};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Shop, ids};
+use crate::support::service::Service;
 
 const REJECT: [(&str, &str); 2] =
     [("SOLOIST_POLICY__STRATEGY", "reject_newest"), ("SOLOIST_BUDGET__REVOCATIONS", "1000")];
@@ -147,5 +151,60 @@ async fn an_unreachable_provider_is_said_with_a_time_to_come_again() {
     let (status, verdict) = shop.app("/v1/verdict", &json!({"session": login.session})).await;
     assert_eq!((status, &verdict["verdict"]), (200, &json!("not_known_evicted")), "what is known here is told");
     shop.service.sandbox.set_faults(Faults::default());
+    shop.close().await;
+}
+
+/// Asks for a user again and again until told to stop; how often it was answered.
+async fn asks_on(shop: &Shop, user: usize, stop: &CancellationToken) -> u64 {
+    let mut answered = 0;
+    while !stop.is_cancelled() {
+        let (status, _) = shop.app("/v1/checkpoint", &json!({"uid": format!("asked-{user}")})).await;
+        assert!([200, 503].contains(&status), "{status}");
+        answered += u64::from(status == 200);
+        tokio::task::yield_now().await;
+    }
+    answered
+}
+
+#[tokio::test]
+async fn once_the_provider_is_back_logins_come_before_what_apps_ask() {
+    const USERS: usize = 30;
+    const ASKING: usize = 200;
+    // Apps get their tenth while logins wait, and more in the pauses before those are tried again. First come, first served
+    // would give them 27 of 100.
+    const APPS_PERCENT_MAX: u64 = 22;
+    let options = [
+        ("SOLOIST_LOGINRADIUS__REQUESTS_PER_SECOND", "20"),
+        ("SOLOIST_API__RATE_PERCENT", "10"),
+        ("SOLOIST_API__WAIT_MAX", "1s"),
+        ("SOLOIST_API__KEY_REQUESTS_PER_SECOND", "10000"),
+    ];
+    let shop = Shop::open(&options).await;
+    shop.service.sandbox.set_faults(Faults { server_error_percent: 100.0, ..Faults::default() });
+    for n in 0..USERS {
+        shop.login(&format!("user-{n}"), "phone");
+        shop.login(&format!("user-{n}"), "laptop");
+    }
+    for n in 0..ASKING {
+        shop.login_in_silence(&format!("asked-{n}"), "phone");
+    }
+    let calls = |service: &Service| service.sandbox.report(1).calls.values().sum::<u64>();
+    let stop = CancellationToken::new();
+    let asking = join_all((0..ASKING).map(|user| asks_on(&shop, user, &stop)));
+    let enforcing = async {
+        shop.service.until("an answer that there is none", async |service| calls(service) >= 3).await;
+        shop.service.sandbox.set_faults(Faults::default());
+        let before = calls(&shop.service);
+        shop.service.settled().await;
+        stop.cancel();
+        calls(&shop.service) - before
+    };
+    let (calls, answered) = tokio::join!(enforcing, asking);
+    let answered: u64 = answered.into_iter().sum();
+    assert!(
+        answered * 100 < calls * APPS_PERCENT_MAX,
+        "{answered} of {calls} calls were for apps, though logins waited"
+    );
+    assert!((0..USERS).all(|n| shop.service.sandbox.sessions(&format!("user-{n}")).len() == 1));
     shop.close().await;
 }
