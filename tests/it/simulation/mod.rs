@@ -11,13 +11,12 @@ const HUNT_MAX: u64 = 3_000;
 /// Logins, workers, limit, and whether all logins are at one instant.
 const SMALL: [(usize, usize, usize, bool); 4] = [(4, 1, 1, false), (4, 1, 2, false), (3, 2, 1, false), (3, 2, 2, true)];
 
-fn seeds() -> u64 {
-    if std::env::var_os("SOLOIST_TEST_LONG").is_some() { 100_000 } else { 2_000 }
-}
+/// Seeds of each run. `soloist-sim` runs any number of them, fast.
+const SEEDS: u64 = 2_000;
 
 #[test]
 fn every_promise_holds_whatever_races_lags_fails_and_dies() {
-    let sum = run_all(0..seeds(), |_, _| ());
+    let sum = run_all(0..SEEDS, |_, _| ());
     report::add("simulation", &format!("simulation: {}", sum.counts));
     let failures: String = sum.failures.iter().map(|(seed, violation)| explained(*seed, violation)).collect();
     assert_eq!(sum.counts.violations, 0, "{failures}");
