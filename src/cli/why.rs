@@ -1,5 +1,6 @@
 //! `soloist why`: in plain words, why sessions were ended, or were not.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::admin::{Access, AdminClient, Ask};
 use super::ledger::{checked, with_ledger};
-use super::output::{self, harmless, list, text};
+use super::output::{self, counted, harmless, list, text};
 use super::users::{device, known, short};
 use super::{Source, Usage};
 use crate::model::{SessionId, UserId};
@@ -54,9 +55,21 @@ pub(super) async fn run(args: WhyArgs, source: Source) -> anyhow::Result<ExitCod
             args.subject
         ))?;
     } else {
-        told.iter().flat_map(|one| &one.lines).try_for_each(|line| output::line(harmless(line)))?;
+        let news = without_repeats(&told);
+        news.iter().flat_map(|one| &one.lines).try_for_each(|line| output::line(harmless(line)))?;
+        let repeats = (told.len() - news.len()) as u64;
+        if repeats > 0 {
+            let times = counted(repeats, "earlier time");
+            output::line(format_args!("left out: {times} that the same was found of one of these; --json has them"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of what was found of a session again and again, such as that ending it is paused, the newest.
+fn without_repeats(newest_first: &[Told]) -> Vec<&Told> {
+    let mut told = HashSet::new();
+    newest_first.iter().filter(|one| told.insert((text(&one.json, "session"), text(&one.json, "in_words")))).collect()
 }
 
 /// One session that a decision was against.
@@ -223,5 +236,21 @@ mod tests {
             assert!(told[0].lines.iter().any(|line| line.contains(expected)), "{expected}: {:?}", told[0].lines);
         }
         assert_eq!(told[0].json["witnesses"][0]["seen"]["os"], json!("iOS"));
+    }
+
+    #[test]
+    fn what_was_found_again_and_again_is_told_once() {
+        let decided = |session: &str, held: Option<&str>| {
+            json!({
+                "executed": held.is_none(),
+                "held": held,
+                "decision": { "verdicts": [{ "session": session, "action": "revoke", "reason": "bucket_limit" }] },
+                "outcomes": [{ "session": session, "ended": "revoked" }],
+            })
+        };
+        let looks = [("a", None), ("a", Some("budget")), ("b", Some("budget")), ("a", Some("budget"))];
+        let told: Vec<Told> = looks.iter().flat_map(|(id, held)| sessions(&decided(id, *held), "ann")).collect();
+        let news = without_repeats(&told);
+        assert_eq!(news.iter().map(|one| text(&one.json, "session")).collect::<Vec<_>>(), ["a", "a", "b"]);
     }
 }
