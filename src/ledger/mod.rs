@@ -159,6 +159,9 @@ pub trait Ledger: Send + Sync {
     /// user's last recorded decision is equal to.
     fn note(&self, intent: Intent);
 
+    /// One session of an intent has been ended. It is for those who wait to hear of it: [`Ledger::outcome`] records it.
+    fn ended(&self, _: &IntentId, _: &Outcome) {}
+
     /// Closes an intent with what came of it.
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError>;
 

@@ -93,6 +93,14 @@ impl Ledger for Remembering {
         self.inner.note(intent);
     }
 
+    fn ended(&self, intent: &IntentId, outcome: &Outcome) {
+        let now = self.clock.now();
+        let ending = self.open().get_mut(intent).and_then(|known| known.ending(outcome, now));
+        if let Some(ending) = ending {
+            self.endings.note(ending, now);
+        }
+    }
+
     async fn outcome(&self, intent: IntentId, outcomes: &[Outcome]) -> Result<(), LedgerError> {
         let known = self.open().remove(&intent);
         // Whoever waits for it is told now: what was ended is ended, whether or not it can be written down.

@@ -96,7 +96,9 @@ impl TenantEnforcer {
             }
             let (session, reason) = (session.id(), verdict.reason);
             if let Some(ends) = &mut ending.ends {
-                ends.outcomes.push(Outcome { session, ended, reason });
+                let outcome = Outcome { session, ended, reason };
+                self.ledger.ended(&ends.intent, &outcome);
+                ends.outcomes.push(outcome);
             }
             if ended != Ended::Failed {
                 tried.insert(verdict.digest);

@@ -1,6 +1,7 @@
 //! What became of a session: `verdict`, `why` and the stream of events.
 
 use serde_json::json;
+use soloist::sandbox::Faults;
 use tokio::io::AsyncReadExt as _;
 
 use super::Shop;
@@ -112,6 +113,24 @@ async fn a_tab_hears_at_once_that_its_session_was_ended_and_again_only_if_it_has
     assert!(soon("its body", again.text()).await.unwrap().contains(&id));
     let knowing = shop.request("GET", "/v1/events").bearer_auth(&phone.access_token).header("last-event-id", id);
     assert_eq!(soon("the answer", knowing.send()).await.unwrap().status().as_u16(), 204);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_tab_need_not_wait_until_all_others_of_its_user_are_ended() {
+    const SESSIONS: usize = 20;
+    let shop = Shop::open(&[]).await;
+    let oldest = shop.login_in_silence("ann", "phone");
+    let stream = shop.request("GET", "/v1/events").bearer_auth(&oldest.access_token).send();
+    let stream = soon("the stream", stream).await.unwrap();
+    for _ in 1..SESSIONS {
+        shop.login_in_silence("ann", "tablet");
+    }
+    shop.service.sandbox.set_faults(Faults { latency_ms: 100, ..Faults::default() });
+    shop.login("ann", "laptop");
+    assert!(soon("the event", stream.text()).await.unwrap().contains("session.revoked"));
+    assert!(shop.service.sandbox.sessions("ann").len() > SESSIONS / 2, "told while others are still being ended");
+    shop.service.settled().await;
     shop.close().await;
 }
 
