@@ -52,11 +52,15 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let is_json = is_json(&request);
         match &read(request, BODY_BYTES_MAX).await? {
-            none if none.is_empty() => Ok(Self(T::default())),
+            none if none.is_empty() || is_null(none) => Ok(Self(T::default())),
             _ if !is_json => Err(MEDIA_TYPE),
             body => parse(body).map(Self),
         }
     }
+}
+
+fn is_null(body: &Bytes) -> bool {
+    body.trim_ascii() == b"null"
 }
 
 fn is_json(request: &Request) -> bool {

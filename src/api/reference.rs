@@ -74,26 +74,36 @@ fn describe(document: &Value, operation: &Value, page: &mut String) {
     let parameters = operation.get("parameters").and_then(Value::as_array);
     let rows: Vec<[String; 3]> = parameters.into_iter().flatten().map(parameter).collect();
     table("Parameters", &rows, page);
-    table("Body", &fields(document, operation.pointer("/requestBody/content/application~1json/schema"), "", 0), page);
-    for (status, response) in members(operation, "/responses") {
-        let rows = fields(document, response.pointer("/content/application~1json/schema"), "", 0);
-        if !rows.is_empty() {
-            table(&format!("Answer {status}"), &rows, page);
-        }
+    table("Body", &content(document, operation.get("requestBody")), page);
+    let (problems, answers): (Vec<_>, Vec<_>) =
+        members(operation, "/responses").partition(|(status, _)| status.starts_with(['4', '5']));
+    for (status, answer) in answers {
+        table(&format!("Answer {status}"), &content(document, Some(answer)), page);
     }
-    let others: Vec<&str> = members(operation, "/responses")
-        .filter(|(_, r)| r.get("content").is_none())
-        .map(|(status, _)| status.as_str())
-        .collect();
-    if !others.is_empty() {
-        write!(page, "<p>Problem details (RFC 9457): {}</p>", escaped(&others.join(", "))).ok();
+    for (status, problem) in &problems {
+        let words = text(problem, "/description");
+        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+        write!(page, "<p>Problem details (RFC 9457) with {}{}</p>", escaped(status), escaped(&words)).ok();
     }
+}
+
+/// What a request or an answer has in its body: of one that is no object its kind, of none a word that says so.
+fn content(document: &Value, of: Option<&Value>) -> Vec<[String; 3]> {
+    let Some(of) = of else { return Vec::new() };
+    let mut content = members(of, "/content");
+    let Some((media_type, content)) = content.next() else {
+        return vec![["none".to_owned(), String::new(), text(of, "/description").to_owned()]];
+    };
+    let schema = content.get("schema");
+    let rows = fields(document, schema, "", 0);
+    if rows.is_empty() { vec![[media_type.clone(), schema.map(kind).unwrap_or_default(), String::new()]] } else { rows }
 }
 
 fn parameter(parameter: &Value) -> [String; 3] {
     let name = format!("{} ({})", text(parameter, "/name"), text(parameter, "/in"));
     let schema = parameter.get("schema").unwrap_or(&Value::Null);
-    [name, kind(schema), text(parameter, "/description").to_owned()]
+    let is_required = parameter.get("required") == Some(&Value::Bool(true));
+    [name, demand(kind(schema), is_required), text(parameter, "/description").to_owned()]
 }
 
 /// The fields of an object, those of objects within it under its own name.
@@ -105,11 +115,14 @@ fn fields(document: &Value, schema: Option<&Value>, within: &str, depth: usize) 
     if let Some(items) = schema.get("items") {
         rows.extend(fields(document, Some(items), &format!("{within}[]"), depth + 1));
     }
+    let required = schema.get("required").and_then(Value::as_array);
+    let required: Vec<&str> = required.into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in members(schema, "/properties") {
+        let last = name.as_str();
         let name = if within.is_empty() { name.clone() } else { format!("{within}.{name}") };
         let words = [text(field, "/description"), text(resolved(document, field), "/description")];
         let words = words.into_iter().find(|words| !words.is_empty()).unwrap_or_default();
-        rows.push([name.clone(), kind(resolved(document, field)), words.to_owned()]);
+        rows.push([name.clone(), demand(kind(resolved(document, field)), required.contains(&last)), words.to_owned()]);
         rows.extend(fields(document, Some(field), &name, depth + 1));
     }
     rows
@@ -120,16 +133,37 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     pointed.and_then(|to| document.pointer(to)).unwrap_or(schema)
 }
 
-/// `string`, `integer or null`, `one of allow, deny`
+fn demand(kind: String, is_required: bool) -> String {
+    if is_required { format!("{kind}, required") } else { kind }
+}
+
+/// `string`, `integer or null, 1 to 1000`, `one of allow, deny`
 fn kind(schema: &Value) -> String {
     if let Some(words) = schema.get("enum").and_then(Value::as_array) {
         return format!("one of {}", words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
     }
-    match schema.get("type") {
+    let mut words = match schema.get("type") {
         Some(Value::String(kind)) => kind.clone(),
         Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
-        _ => String::new(),
+        _ if schema.get("oneOf").is_some() => "object or null".to_owned(),
+        _ => "any JSON".to_owned(),
+    };
+    let limits = [
+        ("minimum", "at least "),
+        ("maximum", "at most "),
+        ("minLength", "characters at least "),
+        ("maxLength", "characters at most "),
+        ("maxItems", "items at most "),
+        ("default", "default "),
+        ("pattern", "matches "),
+        ("format", ""),
+    ];
+    for (limit, name) in limits.into_iter().filter_map(|(key, name)| Some((schema.get(key)?, name))) {
+        let limit = limit.as_str().map_or_else(|| limit.to_string(), str::to_owned);
+        // Writing into a String cannot fail.
+        write!(words, ", {name}{limit}").ok();
     }
+    words
 }
 
 fn table(title: &str, rows: &[[String; 3]], page: &mut String) {
@@ -160,25 +194,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_every_route_with_its_fields_and_nothing_that_runs() {
-        for (document, field) in
-            [(super::super::v1::document(), "would_end"), (super::super::admin::document(), "canary_percent")]
-        {
+    fn the_page_has_every_route_and_every_field_and_nothing_that_runs() {
+        for document in [super::super::v1::document(), super::super::admin::document()] {
             let page = page(&document);
             let described = serde_json::to_value(&document).unwrap();
+            let mut ids = std::collections::BTreeSet::new();
             for (path, operations) in members(&described, "/paths") {
-                for method in operations.as_object().unwrap().keys() {
-                    assert!(
-                        page.contains(
-                            &escaped(&format!("{} {path}</code></h2>", method.to_uppercase()))
-                                .replace("&lt;", "<")
-                                .replace("&gt;", ">")
-                        ),
-                        "{method} {path}"
-                    );
+                for (method, operation) in operations.as_object().unwrap() {
+                    assert!(page.contains(&format!("{} {path}</code></h2>", method.to_uppercase())), "{method} {path}");
+                    assert!(ids.insert(text(operation, "/operationId")), "{method} {path} has another one's name");
+                    for answer in members(operation, "/responses").map(|(status, _)| status) {
+                        let shown = [format!("Answer {answer}<"), format!("(RFC 9457) with {answer}")];
+                        assert!(shown.iter().any(|shown| page.contains(shown)), "{method} {path} {answer}");
+                    }
                 }
             }
-            assert!(page.contains(field) && !page.contains("<script") && !page.contains("http"), "{field}");
+            for (name, schema) in members(&described, "/components/schemas") {
+                for (field, _) in members(schema, "/properties") {
+                    let shown = [format!("<code>{field}</code>"), format!(".{field}</code>")];
+                    assert!(shown.iter().any(|shown| page.contains(shown)), "{name}.{field}");
+                }
+            }
+            assert!(!page.contains("<script") && !page.contains("http"));
         }
     }
 

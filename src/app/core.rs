@@ -279,8 +279,8 @@ impl Core {
         }
     }
 
-    /// Goes on with those before the last 100,000 decisions, beside everything else; ends at `stop`.
-    pub(super) fn remember_older_endings(
+    /// Takes in all of them, beside everything else: the first look is at the last 100,000 decisions. Ends at `stop`.
+    pub(super) fn remember_all_endings(
         &self,
         stop: CancellationToken,
     ) -> impl Future<Output = anyhow::Result<()>> + use<> {
@@ -292,7 +292,7 @@ impl Core {
             let remembering = async {
                 for tenant in &tenants {
                     let Some(ledger) = &ledger else { return };
-                    if let Err(error) = remember_older(ledger, &endings, (tenant, since), clock).await {
+                    if let Err(error) = remember_all(ledger, &endings, (tenant, since), clock).await {
                         tracing::warn!("not all who were signed out before are known: {:#}", anyhow::Error::new(error));
                     }
                 }
@@ -374,8 +374,8 @@ fn connect_later(
     })
 }
 
-/// Takes in the ends of a tenant that a first look leaves out, step by step.
-async fn remember_older(
+/// Takes in the ends of a tenant, step by step.
+async fn remember_all(
     ledger: &SqliteLedger,
     endings: &Endings,
     (tenant, since): (&TenantId, Timestamp),
@@ -383,7 +383,7 @@ async fn remember_older(
 ) -> Result<(), LedgerError> {
     let mut from = None;
     loop {
-        let (ends, next) = ledger.older_ends(tenant, since, from).await?;
+        let (ends, next) = ledger.earlier_ends(tenant, since, from).await?;
         let ends = ends.iter().flat_map(|(user, decision)| endings_of(tenant, user, decision));
         ends.for_each(|ending| endings.note(ending, clock.now()));
         if next.is_none() {

@@ -235,7 +235,7 @@ impl App {
     /// A part that ends by itself, fails or panics stops the others and fails the whole run.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let (keeper, heard) = (self.core.keeper(), self.core.deciding.heard());
-        let older_endings = self.core.remember_older_endings(stop.clone());
+        let all_endings = self.core.remember_all_endings(stop.clone());
         let Core { journal, journal_thread, own_ledger, remote_ledger, broker, workers, sweep, notices, .. } =
             self.core;
         let mut parts = Parts::new(stop.clone());
@@ -243,7 +243,7 @@ impl App {
             parts.add("keeper of directives", keeper.run(stop.clone()));
         }
         if self.public.is_some() && self.roles.control {
-            parts.add("memory of ends", older_endings);
+            parts.add("memory of ends", all_endings);
         }
         let listeners = [("webhook listener", self.public), ("admin listener", Some(self.private))];
         let (streams, told) = (self.streams, stop.clone());

@@ -22,7 +22,7 @@ use crate::model::{TenantId, UserId};
 use crate::telemetry::{Metrics, labels};
 
 /// Who makes the changes that no person makes.
-const OURSELVES: &str = "soloist";
+pub const OURSELVES: &str = "soloist";
 /// After how long every worker that can be told of a change has been.
 const ALL_HAVE_HEARD: Duration = Duration::from_secs(35);
 /// Entries that there may be: a snapshot of them is one message.
@@ -193,9 +193,13 @@ impl Control {
     /// When it cannot be written; then it stays stopped.
     pub async fn resume(&self, tenant: &TenantId, owner: &str, reason: &str) -> Result<Option<Entry>, ChangeError> {
         let mut windows = self.windows.lock().await;
-        self.store.forget_grants(tenant).await.map_err(ChangeError::Unavailable)?;
-        windows.remove(tenant);
-        self.remove(&What::Brake.key(tenant), owner, reason).await
+        let brake = self.remove(&What::Brake.key(tenant), owner, reason).await?;
+        // Of two who resume it at once the second finds a new window, which is not to begin anew.
+        if brake.is_some() {
+            self.store.forget_grants(tenant).await.map_err(ChangeError::Unavailable)?;
+            windows.remove(tenant);
+        }
+        Ok(brake)
     }
 
     /// Marks a user whose devices end each other for ever; for how long.

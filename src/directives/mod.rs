@@ -27,7 +27,7 @@ use crate::model::{SessionId, TenantId, UserId};
 use crate::policy::{Mode, TenantPolicies};
 
 pub use self::budget::{Granted, Granter, Leave, NoLeave, Purse, Unspent};
-pub use self::control::{ChangeError, Control};
+pub use self::control::{ChangeError, Control, OURSELVES};
 pub use self::entry::{BadEntry, Entry, What};
 pub use self::heard::{Heard, Questions};
 pub use self::live::LiveDirectives;

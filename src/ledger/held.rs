@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::read::{SHOWN, shown};
@@ -11,7 +11,7 @@ use crate::model::{TenantId, UserId};
 
 /// Users that one answer names.
 const USERS_MAX: u32 = 1_000_000;
-/// Decisions that [`ends`] looks at, and each step of [`older_ends`].
+/// Decisions that [`ends`] looks at, and each step of [`earlier_ends`].
 const ENDS_MAX: i64 = 100_000;
 const ENDS_STEP: i64 = 5_000;
 
@@ -40,9 +40,9 @@ pub(super) fn ends(db: &Connection, tenant: &TenantId, since: Timestamp) -> rusq
 /// Users with a decision of theirs as it is shown.
 type Decided = Vec<(UserId, Value)>;
 
-/// Decisions before those, back to `since` in steps: those of a tenant that ended sessions, and where the next step begins.
-/// `from` is where the step before said, and for the first one `None`.
-pub(super) fn older_ends(
+/// Decisions back to `since` in steps, the last ones first: those of a tenant that ended sessions, and where the next step
+/// begins. `from` is where the step before said, and for the first one `None`.
+pub(super) fn earlier_ends(
     db: &Connection,
     tenant: &TenantId,
     since: Timestamp,
@@ -50,14 +50,14 @@ pub(super) fn older_ends(
 ) -> rusqlite::Result<(Decided, Option<i64>)> {
     let upper = match from {
         Some(from) => from,
-        None => newest(db)?.saturating_sub(ENDS_MAX),
+        None => newest(db)?,
     };
     let lower = upper.saturating_sub(ENDS_STEP);
     let ends = ends_within(db, tenant, since, lower..upper)?;
+    // Numbers are by arrival, and a record may come late: one that is old says nothing of its neighbours.
     let next_at: Option<i64> = db
-        .prepare_cached("SELECT decided_at_ms FROM decisions WHERE id <= ?1 ORDER BY id DESC LIMIT 1")?
-        .query_row([lower], |row| row.get(0))
-        .optional()?;
+        .prepare_cached("SELECT max(decided_at_ms) FROM decisions NOT INDEXED WHERE id > ?1 AND id <= ?2")?
+        .query_row([lower.saturating_sub(ENDS_STEP), lower], |row| row.get(0))?;
     Ok((ends, next_at.is_some_and(|at| at >= since.as_millisecond()).then_some(lower)))
 }
 
@@ -65,13 +65,18 @@ fn newest(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("SELECT ifnull(max(id), 0) FROM decisions", [], |row| row.get(0))
 }
 
-/// With an id above the range's start, up to its end.
-fn ends_within(db: &Connection, tenant: &TenantId, since: Timestamp, ids: Range<i64>) -> rusqlite::Result<Decided> {
-    let mut rows = db.prepare_cached(&format!(
-        "SELECT {SHOWN}, uid FROM decisions
+/// By their numbers: the index by user would be read as a whole.
+fn ends_query() -> String {
+    format!(
+        "SELECT {SHOWN}, uid FROM decisions NOT INDEXED
          WHERE id > ?3 AND id <= ?4 AND tenant = ?1 AND decided_at_ms >= ?2 AND executed AND outcomes IS NOT NULL
          ORDER BY id",
-    ))?;
+    )
+}
+
+/// With an id above the range's start, up to its end.
+fn ends_within(db: &Connection, tenant: &TenantId, since: Timestamp, ids: Range<i64>) -> rusqlite::Result<Decided> {
+    let mut rows = db.prepare_cached(&ends_query())?;
     let rows = rows.query_map(params![tenant.as_str(), since.as_millisecond(), ids.start, ids.end], |row| {
         Ok((row.get::<_, String>("uid")?, shown(row)?))
     })?;

@@ -210,19 +210,19 @@ impl SqliteLedger {
         self.ask(|reply| Command::Held { tenant: tenant.clone(), since, reply }).await
     }
 
-    /// Decisions of a tenant that ended sessions and that [`super::Ledger::ends_since`] leaves out, since they are older: a
+    /// All decisions of a tenant that ended sessions since then, where [`super::Ledger::ends_since`] gives the last ones: a
     /// step of them, the last ones first, and where the next step begins, if there is one. The first begins with `None`.
     ///
     /// # Errors
     /// The file cannot be read in time.
-    pub async fn older_ends(
+    pub async fn earlier_ends(
         &self,
         tenant: &TenantId,
         since: Timestamp,
         from: Option<i64>,
     ) -> Result<(Vec<(UserId, serde_json::Value)>, Option<i64>), LedgerError> {
         let tenant = tenant.clone();
-        self.read_beside(move |db| super::held::older_ends(db, &tenant, since, from)).await
+        self.read_beside(move |db| super::held::earlier_ends(db, &tenant, since, from)).await
     }
 
     /// The most sessions of a tenant that were ended within one hour. It reads the whole file, beside the writer.

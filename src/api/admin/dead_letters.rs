@@ -61,12 +61,20 @@ fn is_id(id: u64) -> bool {
     i64::try_from(id).is_ok()
 }
 
+/// Ids that the record of one change names; of more it says how many.
+const IDS_NAMED_MAX: usize = 100;
+/// Characters of a reason in it.
+const WHY_NAMED_MAX: usize = 64;
+
 /// What is chosen, for the record.
 fn named(selection: &Selection) -> String {
     match selection {
         Selection::All => "all".to_owned(),
-        Selection::Why(_) => "by_why".to_owned(),
-        Selection::Ids(ids) => format!("{}_by_id", ids.len()),
+        Selection::Why(why) => {
+            format!("why={}", why.chars().filter(char::is_ascii_graphic).take(WHY_NAMED_MAX).collect::<String>())
+        }
+        Selection::Ids(ids) if ids.len() > IDS_NAMED_MAX => format!("{} ids", ids.len()),
+        Selection::Ids(ids) => ids.iter().map(u64::to_string).collect::<Vec<_>>().join(","),
     }
 }
 
@@ -110,7 +118,7 @@ struct ShownDeadLetter {
 }
 
 /// The messages that were given up, by id.
-#[utoipa::path(get, path = "/admin/v1/dead-letters", params(DeadQuery),
+#[utoipa::path(get, path = "/admin/v1/dead-letters", operation_id = "dead_letters", params(DeadQuery),
     responses((status = 200, body = DeadLettersAnswer), (status = 400), (status = 401), (status = 403), (status = 404), (status = 503)))]
 async fn list(
     State(admin): State<Arc<Admin>>,

@@ -14,9 +14,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Admin;
-use super::input::{OfTenant, Word};
+use super::input::{NOT_US, OfTenant, Word};
 use crate::api::input::{Body, Params};
-use crate::directives::{BadEntry, ChangeError, Control, Entry};
+use crate::directives::{BadEntry, ChangeError, Control, Entry, OURSELVES};
 use crate::http::Problem;
 use crate::ledger::SqliteLedger;
 use crate::model::{TenantId, UserId};
@@ -74,7 +74,7 @@ pub(super) fn shown_entry(entry: &Entry) -> Value {
 }
 
 /// What was decided at run time and holds now.
-#[utoipa::path(get, path = "/admin/v1/directives",
+#[utoipa::path(get, path = "/admin/v1/directives", operation_id = "directives",
     responses((status = 200, body = Directives), (status = 401), (status = 403), (status = 404)))]
 async fn list(State(admin): State<Arc<Admin>>) -> Result<Json<Directives>, Problem> {
     let entries = admin.deciding()?.control.entries();
@@ -120,6 +120,9 @@ impl Admin {
     pub(super) async fn put_directive(&self, written: Value) -> Result<Json<Holds>, Failure> {
         let deciding = self.deciding()?;
         let entry = Entry::read(written, self.clock.now()).map_err(Failure::Bad)?;
+        if entry.owner == OURSELVES {
+            return Err(NOT_US.into());
+        }
         let (key, tenant) = (entry.key(), entry.tenant.clone());
         let held = if entry.enforces() { self.held(&tenant, Timestamp::MIN).await? } else { Vec::new() };
         deciding.control.put(entry).await?;
@@ -162,11 +165,12 @@ async fn resume(
     let tenant = admin.tenant(of.tenant.as_deref())?.0.clone();
     let control = &admin.deciding()?.control;
     // Whom it held back is read before: once the brake is gone nobody would know since when.
-    let Some(stopped_at) = control.stopped_at(&tenant) else {
-        return Ok(Json(Resumed { resumed: false, stopped_at: None, looked_at_again: 0 }));
-    };
+    let not_stopped = Resumed { resumed: false, stopped_at: None, looked_at_again: 0 };
+    let Some(stopped_at) = control.stopped_at(&tenant) else { return Ok(Json(not_stopped)) };
     let held = admin.held(&tenant, stopped_at).await?;
-    control.resume(&tenant, &word.owner, &word.reason).await?;
+    if control.resume(&tenant, &word.owner, &word.reason).await?.is_none() {
+        return Ok(Json(not_stopped));
+    }
     let looked_at_again = admin.look(&tenant, held).await?;
     Ok(Json(Resumed { resumed: true, stopped_at: Some(stopped_at), looked_at_again }))
 }

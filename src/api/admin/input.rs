@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Admin;
 use crate::api::input::Params;
-use crate::directives::{ChangeError, Entry};
+use crate::directives::{ChangeError, Entry, OURSELVES};
 use crate::http::Problem;
 use crate::model::{SessionId, TenantId, UserId};
 use crate::worker::TenantEnforcer;
@@ -23,6 +23,11 @@ const BAD_WORD: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "word",
     "`owner` and `reason` must be texts of 1 to 500 bytes, each on one line",
+);
+pub(super) const NOT_US: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "word",
+    "the owner `soloist` stands for what no person does: say who you are",
 );
 const NOT_WRITTEN: Problem = Problem::new(
     StatusCode::SERVICE_UNAVAILABLE,
@@ -98,6 +103,9 @@ pub(super) struct Word {
 
 impl Word {
     pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.owner == OURSELVES {
+            return Err(NOT_US);
+        }
         Entry::check_word(&self.owner, &self.reason).map_err(|_which| BAD_WORD)
     }
 }
@@ -131,20 +139,21 @@ impl Admin {
         TenantId::parse(name).ok().and_then(|id| self.tenants.get_key_value(&id)).or_else(only).ok_or(NO_TENANT)
     }
 
-    /// Puts on record who does something and why, before it is done: durably where the directives are decided, and always
-    /// in the log. `act` says what, such as `enforce/default/ann`.
+    /// Puts on record, durably, who does something and why, before it is done. `act` says what, such as `enforce/default/ann`.
     pub(super) async fn audit(&self, act: String, word: OptionalWord) -> Result<(), Problem> {
         let owner = word.owner.unwrap_or_else(|| SOMEBODY.to_owned());
         let reason = word.reason.unwrap_or_else(|| NO_REASON.to_owned());
         Word { owner: owner.clone(), reason: reason.clone() }.check()?;
+        self.deciding()?.control.note(act.clone(), owner.clone(), reason.clone()).await.map_err(
+            |error| match error {
+                ChangeError::Bad(_) => BAD_WORD,
+                ChangeError::Unavailable(error) => {
+                    tracing::error!("a change cannot be put on record: {error:#}");
+                    NOT_WRITTEN
+                }
+            },
+        )?;
         tracing::info!(act, owner, "an operator does `{act}`, by {owner}: {reason}");
-        let Some(deciding) = &self.deciding else { return Ok(()) };
-        deciding.control.note(act, owner, reason).await.map_err(|error| match error {
-            ChangeError::Bad(_) => BAD_WORD,
-            ChangeError::Unavailable(error) => {
-                tracing::error!("a change cannot be put on record: {error:#}");
-                NOT_WRITTEN
-            }
-        })
+        Ok(())
     }
 }

@@ -81,7 +81,7 @@ fn time(ms: i64) -> Timestamp {
 }
 
 /// The users that are known, by uid.
-#[utoipa::path(get, path = "/admin/v1/users", params(OfTenant, ListQuery),
+#[utoipa::path(get, path = "/admin/v1/users", operation_id = "known_users", params(OfTenant, ListQuery),
     responses((status = 200, body = Users), (status = 400), (status = 401), (status = 403), (status = 404), (status = 503)))]
 async fn list(
     State(admin): State<Arc<Admin>>,

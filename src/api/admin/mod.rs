@@ -23,11 +23,11 @@ mod named;
 mod status;
 mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -35,6 +35,8 @@ use http::{StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::{Parameter, ParameterIn, PathItem};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -124,6 +126,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 pub fn router(admin: Admin) -> Router {
     let admin = Arc::new(admin);
     let (router, document) = split_routes();
+    let parameters = Arc::new(parameters(&document));
     let page: Arc<str> = reference::page(&document).into();
     let document = described::text(&document);
     router
@@ -131,8 +134,42 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/v1/reference", get(reference::answer).with_state(page))
         .fallback(async || NO_ROUTE)
         .method_not_allowed_fallback(async || WRONG_METHOD)
+        .layer(middleware::from_fn_with_state(parameters, only_described))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
         .with_state(admin)
+}
+
+/// The names of all parameters that a query may have, by path.
+type Parameters = BTreeMap<String, BTreeSet<String>>;
+
+fn parameters(document: &utoipa::openapi::OpenApi) -> Parameters {
+    let names = |item: &PathItem| {
+        let operations = [&item.get, &item.put, &item.post, &item.delete].into_iter().flatten();
+        let parameters = operations.flat_map(|operation| operation.parameters.iter().flatten());
+        let name = |parameter: &RefOr<Parameter>| match parameter {
+            RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => Some(parameter.name.clone()),
+            _ => None,
+        };
+        parameters.filter_map(name).collect()
+    };
+    document.paths.paths.iter().map(|(path, item)| (path.clone(), names(item))).collect()
+}
+
+const UNKNOWN_PARAMETER: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "unknown_parameter",
+    "nothing was done: the address has a parameter that this route does not know",
+);
+
+/// Refuses what is misspelt: `dryrun=true` would end sessions.
+async fn only_described(State(known): State<Arc<Parameters>>, request: Request, next: Next) -> Response {
+    let of_route = request.extensions().get::<MatchedPath>().and_then(|path| known.get(path.as_str()));
+    let query = request.uri().query().unwrap_or_default();
+    let mut names = query.split('&').filter_map(|pair| pair.split('=').next()).filter(|name| !name.is_empty());
+    if of_route.is_some_and(|known| names.any(|name| !known.contains(name))) {
+        return UNKNOWN_PARAMETER.into_response();
+    }
+    next.run(request).await
 }
 
 const NO_KEY: Problem = Problem::new(

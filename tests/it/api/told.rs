@@ -126,10 +126,10 @@ async fn a_tab_need_not_wait_until_all_others_of_its_user_are_ended() {
     for _ in 1..SESSIONS {
         shop.login_in_silence("ann", "tablet");
     }
-    shop.service.sandbox.set_faults(Faults { latency_ms: 100, ..Faults::default() });
+    shop.service.sandbox.set_faults(Faults { latency_ms: 200, ..Faults::default() });
     shop.login("ann", "laptop");
     assert!(soon("the event", stream.text()).await.unwrap().contains("session.revoked"));
-    assert!(shop.service.sandbox.sessions("ann").len() > SESSIONS / 2, "told while others are still being ended");
+    assert!(shop.service.sandbox.sessions("ann").len() > 2, "told while others are still being ended");
     shop.service.settled().await;
     shop.close().await;
 }
