@@ -230,6 +230,12 @@ impl Lately {
         let before = asked.insert((tenant.clone(), user.clone()), Instant::now());
         before.is_none_or(|at| at.elapsed() >= LATELY)
     }
+
+    /// Nobody has asked for this user after all.
+    fn forget(&self, tenant: &TenantId, user: &UserId) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(&(tenant.clone(), user.clone()));
+    }
 }
 
 /// What [`Lately`] remembers.
@@ -260,14 +266,15 @@ impl Api {
             return Ok(());
         }
         let (queue, now) = (&*self.sessions.queue, self.sessions.clock.now());
-        match timeout(QUEUE_TIMEOUT, look_for_login(queue, tenant, user, now)).await {
-            Ok(Ok(_id)) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!("a checkpoint cannot have its user looked at: {:#}", anyhow::Error::new(error));
-                Err(NOT_NOW)
-            }
-            Err(_late) => Err(NOT_NOW),
+        let asked = timeout(QUEUE_TIMEOUT, look_for_login(queue, tenant, user, now)).await;
+        if let Ok(Ok(_id)) = asked {
+            return Ok(());
         }
+        self.lately.forget(tenant, user);
+        if let Ok(Err(error)) = asked {
+            tracing::error!("a checkpoint cannot have its user looked at: {:#}", anyhow::Error::new(error));
+        }
+        Err(NOT_NOW)
     }
 }
 
