@@ -187,7 +187,7 @@ impl Api {
                 named
             }
         };
-        Ok(App { scopes: key.scopes.clone(), tenant: tenant.clone() })
+        Ok(App { sha256: key.sha256, scopes: key.scopes.clone(), tenant: tenant.clone() })
     }
 
     pub(super) async fn user(&self, headers: &HeaderMap, presented: &str) -> Result<User, Problem> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `who`, `callers`, `limits` | who asks, and whether they may: app keys, users' tokens, how often |
 //! | `input` | what they send, within limits |
+//! | `idempotency`, `begun` | what is asked again with the same key is done once |
 //! | `checkpoint` | whether a user may come in, and who would have to go |
 //! | `mine` | a user's own sessions |
 //! | `told` | what became of a session, from what is known here |
@@ -13,9 +14,11 @@
 //!
 //! No answer holds a token, and a session's id is good only together with its user.
 
+mod begun;
 mod callers;
 mod checkpoint;
 mod events;
+mod idempotency;
 mod input;
 mod limits;
 mod mine;
@@ -44,8 +47,10 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use self::begun::Begun;
 use self::callers::Callers;
 pub use self::callers::KEY_PREFIX;
+use self::idempotency::{Repeats, Work};
 use super::{described, reference};
 use crate::clock::Clock;
 use crate::config::ApiConfig;
@@ -74,6 +79,7 @@ pub struct Sessions {
     pub endings: Arc<Endings>,
     /// `None` where another process decides: then nothing can be pinned here.
     pub control: Option<Arc<Control>>,
+    pub begun: Begun,
     pub clock: Clock,
     pub config: ApiConfig,
     /// Ends all streams.
@@ -91,6 +97,7 @@ pub(super) struct Api {
     /// One device is kept at a time, so that counting and keeping are one.
     pins: Semaphore,
     lately: Lately,
+    repeats: Repeats,
 }
 
 #[derive(OpenApi)]
@@ -152,6 +159,7 @@ pub fn router(sessions: Sessions) -> Router {
         ends: TaskTracker::new(),
         pins: Semaphore::new(1),
         lately: Lately::default(),
+        repeats: Repeats::new(sessions.begun.clone()),
         sessions,
     });
     router
@@ -172,11 +180,11 @@ fn cors(config: &ApiConfig) -> CorsLayer {
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
-            header::HeaderName::from_static("idempotency-key"),
+            idempotency::KEY,
             header::HeaderName::from_static("last-event-id"),
             header::HeaderName::from_static("soloist-tenant"),
         ])
-        .expose_headers([header::RETRY_AFTER])
+        .expose_headers([header::RETRY_AFTER, idempotency::REPLAYED])
         .max_age(CORS_MAX_AGE)
 }
 
@@ -261,7 +269,7 @@ impl Api {
     }
 
     /// Has a user enforced who has just logged in: durable when it returns.
-    async fn enforce(&self, tenant: &TenantId, user: &UserId) -> Result<(), Problem> {
+    async fn enforce(&self, tenant: &TenantId, user: &UserId, work: &Work) -> Result<(), Problem> {
         if !self.lately.is_first(tenant, user) {
             return Ok(());
         }
@@ -272,6 +280,7 @@ impl Api {
         }
         self.lately.forget(tenant, user);
         if let Ok(Err(error)) = asked {
+            work.undone();
             tracing::error!("a checkpoint cannot have its user looked at: {:#}", anyhow::Error::new(error));
         }
         Err(NOT_NOW)

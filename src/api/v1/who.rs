@@ -19,6 +19,8 @@ const NOT_FOR_THIS: Problem =
 /// An app server, by its key.
 #[derive(Clone, Debug)]
 pub(super) struct App {
+    /// Of its key.
+    pub(super) sha256: [u8; 32],
     pub(super) scopes: Vec<Scope>,
     pub(super) tenant: TenantId,
 }
@@ -34,6 +36,11 @@ pub(super) struct User {
 impl User {
     pub(super) fn session(&self) -> SessionId {
         self.token.digest().session_id()
+    }
+
+    /// Who they are, of which tenant, apart from all other callers.
+    pub(super) fn identity(&self) -> [&[u8]; 3] {
+        [self.tenant.as_str().as_bytes(), b"user", self.id.as_str().as_bytes()]
     }
 }
 
@@ -57,6 +64,13 @@ impl Caller {
         match self {
             Self::App(app) if app.scopes.contains(&scope) => Ok(&app.tenant),
             _ => Err(NOT_FOR_THIS),
+        }
+    }
+
+    pub(super) fn identity(&self) -> [&[u8]; 3] {
+        match self {
+            Self::App(app) => [app.tenant.as_str().as_bytes(), b"app", &app.sha256],
+            Self::User(user) => user.identity(),
         }
     }
 }

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod mine;
 mod newcomers;
+mod repeats;
 mod script;
 mod told;
 
