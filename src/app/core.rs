@@ -311,6 +311,7 @@ impl Core {
             endings: Arc::clone(&self.endings),
             control: self.deciding.control(),
             begun: v1::Begun::open(&config.data_dir)?,
+            metrics: self.metrics.clone(),
             clock: self.clock,
             config: config.api.clone(),
             closing,

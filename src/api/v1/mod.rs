@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -60,7 +60,7 @@ use crate::ledger::Endings;
 use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
 use crate::queue::{Queue, look_for_login};
-use crate::telemetry::causes;
+use crate::telemetry::{Metrics, causes};
 use crate::worker::{Evaluation, StepError, TenantEnforcer};
 
 /// How long a browser may remember what a site is allowed.
@@ -80,6 +80,7 @@ pub struct Sessions {
     /// `None` where another process decides: then nothing can be pinned here.
     pub control: Option<Arc<Control>>,
     pub begun: Begun,
+    pub metrics: Metrics,
     pub clock: Clock,
     pub config: ApiConfig,
     /// Ends all streams.
@@ -151,6 +152,9 @@ pub fn router(sessions: Sessions) -> Router {
     }
     let (router, document) = routes().split_for_parts();
     let cors = cors(&sessions.config);
+    for route in document.paths.paths.keys() {
+        sessions.metrics.api.announce(route);
+    }
     let page: Arc<str> = reference::page(&document).into();
     let document = described::text(&document);
     let api = Arc::new(Api {
@@ -198,8 +202,10 @@ const UNKNOWN_PARAMETER: Problem = Problem::new(
 /// All parameters there are.
 const PARAMETERS: [&str; 3] = ["limit", "cursor", "collapse"];
 
-/// Refuses tokens in addresses, and keeps answers out of caches.
+/// Refuses tokens in addresses, keeps answers out of caches, and counts them.
 async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let query = request.uri().query().unwrap_or_default();
     let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
     let admitted = if names.all(|name| name.is_empty() || PARAMETERS.contains(&name)) {
@@ -212,6 +218,9 @@ async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
         Err(problem) => problem.into_response(),
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(route) = route {
+        api.sessions.metrics.api.observe(route.as_str(), response.status().as_u16(), began.elapsed());
+    }
     response
 }
 

@@ -88,7 +88,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
         caller.map_err(|problem| {
             // A tab that was signed out is no guess.
             if problem.name == UNKNOWN.name {
-                api.callers.refuse(parts);
+                api.refuse(parts);
             }
             Refused(problem)
         })
@@ -136,7 +136,7 @@ impl FromRequestParts<Arc<Api>> for Holder {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
         let token = bearer(&parts.headers).filter(|token| !token.starts_with(KEY_PREFIX)).map(AccessToken::new);
         let Some(token) = token else {
-            api.callers.refuse(parts);
+            api.refuse(parts);
             return Err(Refused(UNKNOWN));
         };
         api.callers.by_token.admit(&token.digest()).map_err(Refused)?;

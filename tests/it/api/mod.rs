@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod measured;
 mod mine;
 mod newcomers;
 mod repeats;
