@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -94,10 +95,57 @@ pub struct Metrics {
     pub broker_delayed: Gauge,
     pub broker_dead: Gauge,
     pub notices: NoticeMetrics,
+    pub api: ApiMetrics,
     pub spooling: Gauge,
     pub spool_bytes: Gauge,
     pub spool_messages: Gauge,
     pub spool_oldest_age: Gauge,
+}
+
+/// What is asked of the session API. A route is named as its description names it, so no label says of whom it was asked.
+#[derive(Clone)]
+pub struct ApiMetrics {
+    pub requests: Family<Labels, Counter>,
+    pub duration: Family<Labels, Histogram>,
+    pub streams: Gauge,
+    pub refused: Family<Labels, Counter>,
+}
+
+impl ApiMetrics {
+    /// The first digit of a status and what stands for it.
+    const CLASSES: [(u16, &str); 4] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx")];
+    /// What credentials a request may have.
+    pub const CREDENTIALS: [&str; 3] = ["app_key", "user_token", "none"];
+
+    fn new(register: &mut Registration<'_>) -> Self {
+        Self {
+            requests: register.counter("api_requests", "Requests of the session API (route, status)"),
+            duration: register.histogram(
+                "api_request_duration",
+                "From a request of the session API to its answer, which a stream only begins (route)",
+            ),
+            streams: register.single("api_streams", "Streams of events that are open"),
+            refused: register
+                .counter("api_credentials_refused", "Requests whose credentials are nobody's (credentials)"),
+        }
+    }
+
+    /// Makes a route's series appear with zeros.
+    pub fn announce(&self, route: &str) {
+        for class in ["2xx", "4xx", "5xx"] {
+            self.requests.get_or_create(&labels([("route", route), ("status", class)])).inc_by(0);
+        }
+        for credentials in Self::CREDENTIALS {
+            self.refused.get_or_create(&labels([("credentials", credentials)])).inc_by(0);
+        }
+    }
+
+    /// Counts a request that was answered.
+    pub fn observe(&self, route: &str, status: u16, took: Duration) {
+        let class = Self::CLASSES.iter().find(|(first, _)| *first == status / 100).map_or("other", |(_, class)| class);
+        self.requests.get_or_create(&labels([("route", route), ("status", class)])).inc();
+        self.duration.get_or_create(&labels([("route", route)])).observe(took.as_secs_f64());
+    }
 }
 
 /// What became of notices, by the name of the endpoint in the configuration.
@@ -152,7 +200,8 @@ impl Metrics {
                 "Age of the oldest message that waits to be handed out (tenant, lane)",
                 Unit::Seconds,
             ),
-            login_to_settled: Family::new_with_constructor(seconds),
+            login_to_settled: register
+                .histogram("login_to_settled", "From accepting a login event to settling it (tenant)"),
             deliveries_settled: register
                 .counter("deliveries_settled", "Deliveries by how they ended (tenant, settlement, why)"),
             provider_calls: register.counter("provider_calls", "Calls to the provider (tenant, operation, result)"),
@@ -189,6 +238,7 @@ impl Metrics {
                 .single("broker_delayed_messages", "Messages of all tenants that wait for their time"),
             broker_dead: register.single("broker_dead_messages", "Given-up messages that no control has taken in yet"),
             notices: NoticeMetrics::new(&mut register),
+            api: ApiMetrics::new(&mut register),
             spooling: register.single("spooling", "1 while events go to the journal instead of the broker"),
             spool_bytes: register.single_in("spool", "What waits in the journal for the broker", Unit::Bytes),
             spool_messages: register.single("spool_messages", "Events in the journal that wait for the broker"),
@@ -199,12 +249,6 @@ impl Metrics {
             ),
             registry: Arc::default(),
         };
-        register.0.register_with_unit(
-            "login_to_settled",
-            "From accepting a login event to settling it (tenant)",
-            Unit::Seconds,
-            metrics.login_to_settled.clone(),
-        );
         register.0.register("ledger_lost", "Records that the ledger could not keep", metrics.ledger_lost.clone());
         metrics.registry = Arc::new(registry);
         metrics
@@ -261,6 +305,13 @@ impl Registration<'_> {
     fn gauge(&mut self, name: &str, help: &str) -> Family<Labels, Gauge> {
         let family = Family::<Labels, Gauge>::default();
         self.0.register(name, help, family.clone());
+        family
+    }
+
+    /// In seconds.
+    fn histogram(&mut self, name: &str, help: &str) -> Family<Labels, Histogram> {
+        let family = Family::<Labels, Histogram>::new_with_constructor(seconds);
+        self.0.register_with_unit(name, help, Unit::Seconds, family.clone());
         family
     }
 

@@ -44,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ledger",
             "directives",
             "worker",
+            "sqlite",
             "http",
             "clock",
             "telemetry",
@@ -122,8 +123,7 @@ impl Source {
         Some(path.split_once('/').map_or_else(|| path.trim_end_matches(".rs"), |(folder, _)| folder))
     }
 
-    /// The number of the first line that belongs to tests: 1 in a file of tests, else that of the `#[cfg(test)]` over
-    /// `mod … {`.
+    /// The first line that belongs to tests: 1 in a file of tests, else that of the `#[cfg(test)]` over `mod … {`.
     fn tests_from(&self) -> usize {
         if !self.is_under("src/") || self.path.ends_with("/tests.rs") || self.path.contains("/tests/") {
             return 1;

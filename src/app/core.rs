@@ -304,16 +304,18 @@ impl Core {
     }
 
     /// The session API's routes.
-    pub(super) fn v1_router(&self, config: &Config, closing: CancellationToken) -> Router {
-        v1::router(v1::Sessions {
+    pub(super) fn v1_router(&self, config: &Config, closing: CancellationToken) -> anyhow::Result<Router> {
+        Ok(v1::router(v1::Sessions {
             tenants: self.enforcers(),
             queue: Arc::clone(&self.queue),
             endings: Arc::clone(&self.endings),
             control: self.deciding.control(),
+            begun: v1::Begun::open(&config.data_dir)?,
+            metrics: self.metrics.clone(),
             clock: self.clock,
             config: config.api.clone(),
             closing,
-        })
+        }))
     }
 
     /// Ends the threads of queue and ledger, after what was sent to them before.

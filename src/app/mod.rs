@@ -170,7 +170,7 @@ async fn public_listener(
     }
     if roles.control {
         core.remember_endings().await;
-        router = router.merge(core.v1_router(config, streams.clone()));
+        router = router.merge(core.v1_router(config, streams.clone())?);
     }
     let router = router.fallback(async || http::NO_ROUTE).method_not_allowed_fallback(async || http::WRONG_METHOD);
     let connections_max = http::connections_that_fit(config.webhook.connections_max);

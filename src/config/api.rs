@@ -75,7 +75,7 @@ struct WrittenKey {
 }
 
 pub(super) fn read(reader: &mut Reader) -> ApiConfig {
-    let keys = read_list(reader, "api.keys", read_key);
+    let keys = read_keys(reader);
     let origins = read_list(reader, "api.origins", |value| {
         let text = value.as_str().unwrap_or_default();
         let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
@@ -104,15 +104,45 @@ pub(super) fn read(reader: &mut Reader) -> ApiConfig {
 
 /// The members of a list, each read by itself; every mistake is noted.
 fn read_list<T>(reader: &mut Reader, name: &str, read: impl Fn(&Value) -> Result<T, String>) -> Vec<T> {
+    read_places(reader, name, read).into_iter().map(|(_, value)| value).collect()
+}
+
+/// The same with the place of each.
+fn read_places<T>(reader: &mut Reader, name: &str, read: impl Fn(&Value) -> Result<T, String>) -> Vec<(usize, T)> {
     let written: Option<Vec<Value>> = reader.take_optional(name);
     let mut good = Vec::new();
     for (place, value) in written.unwrap_or_default().iter().enumerate() {
         match read(value) {
-            Ok(value) => good.push(value),
+            Ok(value) => good.push((place, value)),
             Err(problem) => reader.blame(name, format!("[{place}] {problem}")),
         }
     }
     good
+}
+
+fn read_keys(reader: &mut Reader) -> Vec<AppKey> {
+    let keys = read_places(reader, "api.keys", read_key);
+    let mut tenants = reader.settings().tenant_names();
+    if reader.settings().mentions(&["loginradius"]) {
+        tenants.insert(TenantId::default_tenant().as_str().to_owned());
+    }
+    for (n, (place, key)) in keys.iter().enumerate() {
+        let before = || keys.iter().take(n);
+        if let Some((first, _)) = before().find(|(_, other)| other.name == key.name) {
+            reader.blame("api.keys", format!("[{place}] has the name of [{first}]: give each key its own"));
+        }
+        if let Some((first, _)) = before().find(|(_, other)| other.sha256 == key.sha256) {
+            let remedy = "remove one of them, or make another key by `soloist api-key new`";
+            reader.blame("api.keys", format!("[{place}] has the sha256 of [{first}], so it is the same key: {remedy}"));
+        }
+        if let Some(tenant) = key.tenant.as_ref().filter(|tenant| !tenants.contains(tenant.as_str())) {
+            let is_default = *tenant == TenantId::default_tenant();
+            let table = if is_default { "loginradius".to_owned() } else { format!("tenants.{tenant}.loginradius") };
+            let remedy = format!("correct its name, or configure [{table}]");
+            reader.blame("api.keys", format!("[{place}] is for tenant `{tenant}`, which is not configured: {remedy}"));
+        }
+    }
+    keys.into_iter().map(|(_, key)| key).collect()
 }
 
 fn read_key(value: &Value) -> Result<AppKey, String> {

@@ -193,6 +193,36 @@ fn a_tenant_needs_a_name_and_credentials() {
 }
 
 #[test]
+fn keys_of_apps_that_clash_or_are_for_no_tenant_are_mistakes() {
+    let key = |name: &str, digit: &str, more: &str| {
+        format!("[[api.keys]]\nname = \"{name}\"\nsha256 = \"{}\"\nscopes = [\"verdict\"]\n{more}\n", digit.repeat(64))
+    };
+    let written = ["junk", "shop", "news", "shop"].map(|name| {
+        let digit = if name == "junk" { "x" } else { "a" };
+        key(name, digit, if name == "news" { "tenant = \"acmee\"" } else { "" })
+    });
+    let acme = "[tenants.acme.loginradius]\napi_key = \"k\"\napi_secret = \"s\"\n";
+    let lines = mistakes(&format!("{}{acme}", written.concat()), &[]);
+    for (line, expected) in lines.iter().zip([
+        "[0] needs sha256",
+        "[2] has the sha256 of [1]",
+        "[2] is for tenant `acmee`, which is not configured: correct its name",
+        "[3] has the name of [1]: give each key its own",
+        "[3] has the sha256 of [1]",
+    ]) {
+        assert!(line.starts_with("api.keys = ") && line.contains(&format!("(from file): {expected}")), "{line}");
+    }
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    let good = key("shop", "a", "tenant = \"acme\"") + &key("news", "b", "tenant = \"default\"") + &key("all", "c", "");
+    assert_eq!(load(&format!("{good}{acme}"), &[KEY, SECRET]).unwrap().api.keys.len(), 3);
+    let without_default = mistakes(&format!("{good}{acme}"), &[]);
+    assert!(
+        without_default.len() == 1 && without_default[0].contains("[1] is for tenant `default`"),
+        "{without_default:?}"
+    );
+}
+
+#[test]
 fn a_named_file_must_exist_and_the_usual_one_need_not() {
     let env: BTreeMap<String, String> = [KEY, SECRET].map(|(name, value)| (name.into(), value.into())).into();
     let nowhere = Some(PathBuf::from("/nowhere/soloist.toml"));

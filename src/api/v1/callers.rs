@@ -24,6 +24,7 @@ use crate::config::{ApiConfig, AppKey};
 use crate::http::Problem;
 use crate::model::{AccessToken, TenantId, TokenDigest, UserId};
 use crate::provider::ProviderError;
+use crate::telemetry::{ApiMetrics, labels};
 use crate::worker::{StepError, TenantEnforcer};
 
 /// What every app key begins with, so that nobody's token is taken for one.
@@ -157,6 +158,18 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl Api {
+    /// Notes that these credentials are nobody's.
+    pub(super) fn refuse(&self, parts: &Parts) {
+        self.callers.refuse(parts);
+        let [app_key, user_token, none] = ApiMetrics::CREDENTIALS;
+        let credentials = match bearer(&parts.headers) {
+            Some(key) if key.starts_with(KEY_PREFIX) => app_key,
+            Some(_) => user_token,
+            None => none,
+        };
+        self.sessions.metrics.api.refused.get_or_create(&labels([("credentials", credentials)])).inc();
+    }
+
     pub(super) fn enforcer(&self, tenant: &TenantId) -> Result<&Arc<TenantEnforcer>, Problem> {
         self.sessions.tenants.get(tenant).ok_or(NO_TENANT)
     }
@@ -187,7 +200,7 @@ impl Api {
                 named
             }
         };
-        Ok(App { scopes: key.scopes.clone(), tenant: tenant.clone() })
+        Ok(App { sha256: key.sha256, scopes: key.scopes.clone(), tenant: tenant.clone() })
     }
 
     pub(super) async fn user(&self, headers: &HeaderMap, presented: &str) -> Result<User, Problem> {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
+use super::idempotency::{Key, Work};
 use super::input;
 use super::shown::{ShownDevice, would_end};
 use super::who::{Caller, MayCheck};
@@ -101,15 +103,38 @@ impl CheckpointAnswer {
 /// Whether a login may go on. Where the oldest sessions give way it always may, and they are ended at once; where the
 /// newest are turned away, a session that is one too many is denied and ended, if its token is known: by the same looks that
 /// follow every login.
+///
+/// A repeat with the `Idempotency-Key` of the first request is told what was told then.
 #[utoipa::path(post, path = "/v1/checkpoint", request_body = CheckpointRequest,
-    responses((status = 200, body = CheckpointAnswer), (status = 400), (status = 401), (status = 403), (status = 408), (status = 413), (status = 415), (status = 429), (status = 503)),
+    params(("idempotency-key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "1 to 255 visible ASCII characters, new for each request: what is repeated with it within a day is done once")),
+    responses((status = 200, body = CheckpointAnswer, headers(("idempotency-replayed" = String, description = "`true` where this was answered before"))),
+        (status = 400), (status = 401), (status = 403), (status = 408),
+        (status = 409, description = "the first request with this key is at work, or its outcome is not known any more"), (status = 413), (status = 415),
+        (status = 422, description = "the key was used for another request"), (status = 429), (status = 503)),
     security(("app_key" = []), ("user_token" = [])))]
 pub(super) async fn checkpoint(
     State(api): State<Arc<Api>>,
     caller: Caller,
+    key: Key,
     Body(request): Body<CheckpointRequest>,
-) -> Result<Json<CheckpointAnswer>, Problem> {
-    let (tenant, user, token) = match (&caller, request.uid, request.token) {
+) -> Result<Response, Problem> {
+    let own = match &caller {
+        Caller::User(user) => user.session().to_string(),
+        Caller::App(_) => String::new(),
+    };
+    let [uid, token] = [&request.uid, &request.token].map(|named| named.as_deref().unwrap_or_default());
+    let asked = key.asked(caller.identity(), "checkpoint", &[own.as_bytes(), uid.as_bytes(), token.as_bytes()]);
+    let on = Arc::clone(&api);
+    api.once(asked, move |work| async move { check(&on, &caller, request, &work).await }).await
+}
+
+async fn check(
+    api: &Api,
+    caller: &Caller,
+    request: CheckpointRequest,
+    work: &Work,
+) -> Result<CheckpointAnswer, Problem> {
+    let (tenant, user, token) = match (caller, request.uid, request.token) {
         (Caller::User(user), None, None) => (user.tenant.clone(), user.id.clone(), Some(user.token.clone())),
         (Caller::App(_), Some(uid), None) => {
             let user = UserId::parse(&uid).map_err(|_grammar| BAD_UID)?;
@@ -120,7 +145,7 @@ pub(super) async fn checkpoint(
             match api.identify(tenant, api.enforcer(tenant)?, input::token(&token)?).await {
                 Ok(user) => (tenant.clone(), user.id, Some(user.token)),
                 // The app's own key is good: it is this session that is not.
-                Err(problem) if problem.status == StatusCode::UNAUTHORIZED => return Ok(Json(CheckpointAnswer::DEAD)),
+                Err(problem) if problem.status == StatusCode::UNAUTHORIZED => return Ok(CheckpointAnswer::DEAD),
                 Err(problem) => return Err(problem),
             }
         }
@@ -139,9 +164,10 @@ pub(super) async fn checkpoint(
         _ => false,
     };
     if is_due {
-        api.enforce(&tenant, &user).await?;
+        work.begin().await?;
+        api.enforce(&tenant, &user, work).await?;
     }
-    Ok(Json(answer))
+    Ok(answer)
 }
 
 fn of_newcomer(admission: &Admission) -> CheckpointAnswer {

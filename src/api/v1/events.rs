@@ -9,6 +9,8 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::Api;
@@ -53,7 +55,7 @@ pub(super) async fn events(
     }
     let enforcer = Arc::clone(api.enforcer(&holder.tenant)?);
     api.identify(&holder.tenant, &enforcer, holder.token).await?;
-    let place = Arc::clone(&api.streams).try_acquire_owned().map_err(|_none_left| BUSY)?;
+    let place = Place::take(&api)?;
     let (until, closing) = (Instant::now() + STREAM_FOR, api.sessions.closing.clone());
     let ended = async move {
         let _place = place;
@@ -66,6 +68,27 @@ pub(super) async fn events(
     };
     let told = stream::unfold(Some(Box::pin(ended)), async |ended| Some((ended?.await?, None)));
     Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+/// One of the streams that may be open.
+struct Place {
+    open: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(api: &Api) -> Result<Self, Problem> {
+        let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_none_left| BUSY)?;
+        let open = api.sessions.metrics.api.streams.clone();
+        open.inc();
+        Ok(Self { open, _permit: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
 }
 
 /// A session ends once.

@@ -4,15 +4,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use http::StatusCode;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
+use super::idempotency::{Key, Work};
 use super::input::Named;
 use super::shown::ShownSession;
 use super::who::User;
@@ -153,18 +156,30 @@ pub(super) async fn end(
     user: User,
     Named(chosen): Named,
 ) -> Result<Json<EndedAnswer>, Problem> {
-    let ended = end_chosen(&api, user, move |session| session == chosen).await?;
+    let ended = end_chosen(&api, user, move |session| session == chosen, &Work::default()).await?;
     if ended.is_empty() { Err(NOBODY) } else { Ok(Json(EndedAnswer { ended })) }
 }
 
 /// Ends all sessions of the user but the one that asks, which must have logged in within the last ten minutes.
+///
+/// A repeat ends those who have logged in since, unless it has the `Idempotency-Key` of the first request.
 #[utoipa::path(post, path = "/v1/me/sessions/end-others",
-    responses((status = 200, body = EndedAnswer), (status = 401), (status = 403), (status = 404), (status = 429), (status = 503)),
+    params(("idempotency-key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "1 to 255 visible ASCII characters, new for each request: what is repeated with it within a day is done once")),
+    responses((status = 200, body = EndedAnswer, headers(("idempotency-replayed" = String, description = "`true` where this was answered before"))),
+        (status = 400), (status = 401), (status = 403), (status = 404),
+        (status = 409, description = "the first request with this key is at work, or its outcome is not known any more"),
+        (status = 422, description = "the key was used for another request"), (status = 429), (status = 503)),
     security(("user_token" = [])))]
-pub(super) async fn end_others(State(api): State<Arc<Api>>, user: User) -> Result<Json<EndedAnswer>, Problem> {
-    fresh(&api, &user).await?;
+pub(super) async fn end_others(State(api): State<Arc<Api>>, user: User, key: Key) -> Result<Response, Problem> {
     let own = user.session();
-    Ok(Json(EndedAnswer { ended: end_chosen(&api, user, move |session| session != own).await? }))
+    let asked = key.asked(user.identity(), "end-others", &[own.to_string().as_bytes()]);
+    let on = Arc::clone(&api);
+    let work = move |work: Work| async move {
+        fresh(&on, &user).await?;
+        work.begin().await?;
+        Ok(EndedAnswer { ended: end_chosen(&on, user, move |session| session != own, &work).await? })
+    };
+    api.once(asked, work).await
 }
 
 /// Goes on when whoever asked has gone away, within a step's deadline: what has begun to end is ended and written down.
@@ -172,14 +187,29 @@ async fn end_chosen(
     api: &Api,
     user: User,
     is_chosen: impl Fn(SessionId) -> bool + Send + 'static,
+    work: &Work,
 ) -> Result<Vec<EndedSession>, Problem> {
     let enforcer = Arc::clone(api.enforcer(&user.tenant)?);
-    let ending = async move { enforcer.end_chosen(&user.id, is_chosen, ReasonCode::ChosenByUser).await };
+    let any_chosen = Arc::new(AtomicBool::new(false));
+    let chosen = Arc::clone(&any_chosen);
+    let note_chosen = move |session| {
+        is_chosen(session) && {
+            chosen.store(true, Ordering::Relaxed);
+            true
+        }
+    };
+    let ending = async move { enforcer.end_chosen(&user.id, note_chosen, ReasonCode::ChosenByUser).await };
     let ended = api.ends.spawn(ending).await.map_err(|_panicked| NOT_NOW)?;
     match ended {
         Ok(outcomes) => Ok(outcomes.iter().map(EndedSession::from).collect()),
         Err(StepError::Provider(ProviderError::UserUnknown(_))) => Ok(Vec::new()),
-        Err(error) => Err(problem_of(&error)),
+        Err(error) => {
+            // Sessions are chosen from a listing, and none is ended before that is on record.
+            if !any_chosen.load(Ordering::Relaxed) || matches!(error, StepError::Ledger(_)) {
+                work.undone();
+            }
+            Err(problem_of(&error))
+        }
     }
 }
 

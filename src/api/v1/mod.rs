@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `who`, `callers`, `limits` | who asks, and whether they may: app keys, users' tokens, how often |
 //! | `input` | what they send, within limits |
+//! | `idempotency`, `begun` | what is asked again with the same key is done once |
 //! | `checkpoint` | whether a user may come in, and who would have to go |
 //! | `mine` | a user's own sessions |
 //! | `told` | what became of a session, from what is known here |
@@ -13,9 +14,11 @@
 //!
 //! No answer holds a token, and a session's id is good only together with its user.
 
+mod begun;
 mod callers;
 mod checkpoint;
 mod events;
+mod idempotency;
 mod input;
 mod limits;
 mod mine;
@@ -29,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -44,8 +47,10 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use self::begun::Begun;
 use self::callers::Callers;
 pub use self::callers::KEY_PREFIX;
+use self::idempotency::{Repeats, Work};
 use super::{described, reference};
 use crate::clock::Clock;
 use crate::config::ApiConfig;
@@ -55,7 +60,7 @@ use crate::ledger::Endings;
 use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
 use crate::queue::{Queue, look_for_login};
-use crate::telemetry::causes;
+use crate::telemetry::{Metrics, causes};
 use crate::worker::{Evaluation, StepError, TenantEnforcer};
 
 /// How long a browser may remember what a site is allowed.
@@ -74,6 +79,8 @@ pub struct Sessions {
     pub endings: Arc<Endings>,
     /// `None` where another process decides: then nothing can be pinned here.
     pub control: Option<Arc<Control>>,
+    pub begun: Begun,
+    pub metrics: Metrics,
     pub clock: Clock,
     pub config: ApiConfig,
     /// Ends all streams.
@@ -91,6 +98,7 @@ pub(super) struct Api {
     /// One device is kept at a time, so that counting and keeping are one.
     pins: Semaphore,
     lately: Lately,
+    repeats: Repeats,
 }
 
 #[derive(OpenApi)]
@@ -144,6 +152,9 @@ pub fn router(sessions: Sessions) -> Router {
     }
     let (router, document) = routes().split_for_parts();
     let cors = cors(&sessions.config);
+    for route in document.paths.paths.keys() {
+        sessions.metrics.api.announce(route);
+    }
     let page: Arc<str> = reference::page(&document).into();
     let document = described::text(&document);
     let api = Arc::new(Api {
@@ -152,6 +163,7 @@ pub fn router(sessions: Sessions) -> Router {
         ends: TaskTracker::new(),
         pins: Semaphore::new(1),
         lately: Lately::default(),
+        repeats: Repeats::new(sessions.begun.clone()),
         sessions,
     });
     router
@@ -172,11 +184,11 @@ fn cors(config: &ApiConfig) -> CorsLayer {
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
-            header::HeaderName::from_static("idempotency-key"),
+            idempotency::KEY,
             header::HeaderName::from_static("last-event-id"),
             header::HeaderName::from_static("soloist-tenant"),
         ])
-        .expose_headers([header::RETRY_AFTER])
+        .expose_headers([header::RETRY_AFTER, idempotency::REPLAYED])
         .max_age(CORS_MAX_AGE)
 }
 
@@ -190,8 +202,10 @@ const UNKNOWN_PARAMETER: Problem = Problem::new(
 /// All parameters there are.
 const PARAMETERS: [&str; 3] = ["limit", "cursor", "collapse"];
 
-/// Refuses tokens in addresses, and keeps answers out of caches.
+/// Refuses tokens in addresses, keeps answers out of caches, and counts them.
 async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let query = request.uri().query().unwrap_or_default();
     let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
     let admitted = if names.all(|name| name.is_empty() || PARAMETERS.contains(&name)) {
@@ -204,6 +218,9 @@ async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
         Err(problem) => problem.into_response(),
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(route) = route {
+        api.sessions.metrics.api.observe(route.as_str(), response.status().as_u16(), began.elapsed());
+    }
     response
 }
 
@@ -230,6 +247,12 @@ impl Lately {
         let before = asked.insert((tenant.clone(), user.clone()), Instant::now());
         before.is_none_or(|at| at.elapsed() >= LATELY)
     }
+
+    /// Nobody has asked for this user after all.
+    fn forget(&self, tenant: &TenantId, user: &UserId) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(&(tenant.clone(), user.clone()));
+    }
 }
 
 /// What [`Lately`] remembers.
@@ -255,19 +278,21 @@ impl Api {
     }
 
     /// Has a user enforced who has just logged in: durable when it returns.
-    async fn enforce(&self, tenant: &TenantId, user: &UserId) -> Result<(), Problem> {
+    async fn enforce(&self, tenant: &TenantId, user: &UserId, work: &Work) -> Result<(), Problem> {
         if !self.lately.is_first(tenant, user) {
             return Ok(());
         }
         let (queue, now) = (&*self.sessions.queue, self.sessions.clock.now());
-        match timeout(QUEUE_TIMEOUT, look_for_login(queue, tenant, user, now)).await {
-            Ok(Ok(_id)) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!("a checkpoint cannot have its user looked at: {:#}", anyhow::Error::new(error));
-                Err(NOT_NOW)
-            }
-            Err(_late) => Err(NOT_NOW),
+        let asked = timeout(QUEUE_TIMEOUT, look_for_login(queue, tenant, user, now)).await;
+        if let Ok(Ok(_id)) = asked {
+            return Ok(());
         }
+        self.lately.forget(tenant, user);
+        if let Ok(Err(error)) = asked {
+            work.undone();
+            tracing::error!("a checkpoint cannot have its user looked at: {:#}", anyhow::Error::new(error));
+        }
+        Err(NOT_NOW)
     }
 }
 

@@ -19,6 +19,8 @@ const NOT_FOR_THIS: Problem =
 /// An app server, by its key.
 #[derive(Clone, Debug)]
 pub(super) struct App {
+    /// Of its key.
+    pub(super) sha256: [u8; 32],
     pub(super) scopes: Vec<Scope>,
     pub(super) tenant: TenantId,
 }
@@ -34,6 +36,11 @@ pub(super) struct User {
 impl User {
     pub(super) fn session(&self) -> SessionId {
         self.token.digest().session_id()
+    }
+
+    /// Who they are, of which tenant, apart from all other callers.
+    pub(super) fn identity(&self) -> [&[u8]; 3] {
+        [self.tenant.as_str().as_bytes(), b"user", self.id.as_str().as_bytes()]
     }
 }
 
@@ -59,6 +66,13 @@ impl Caller {
             _ => Err(NOT_FOR_THIS),
         }
     }
+
+    pub(super) fn identity(&self) -> [&[u8]; 3] {
+        match self {
+            Self::App(app) => [app.tenant.as_str().as_bytes(), b"app", &app.sha256],
+            Self::User(user) => user.identity(),
+        }
+    }
 }
 
 impl FromRequestParts<Arc<Api>> for Caller {
@@ -74,7 +88,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
         caller.map_err(|problem| {
             // A tab that was signed out is no guess.
             if problem.name == UNKNOWN.name {
-                api.callers.refuse(parts);
+                api.refuse(parts);
             }
             Refused(problem)
         })
@@ -122,7 +136,7 @@ impl FromRequestParts<Arc<Api>> for Holder {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
         let token = bearer(&parts.headers).filter(|token| !token.starts_with(KEY_PREFIX)).map(AccessToken::new);
         let Some(token) = token else {
-            api.callers.refuse(parts);
+            api.refuse(parts);
             return Err(Refused(UNKNOWN));
         };
         api.callers.by_token.admit(&token.digest()).map_err(Refused)?;

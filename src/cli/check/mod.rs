@@ -11,6 +11,7 @@ mod queue;
 use std::process::ExitCode;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
@@ -86,7 +87,7 @@ pub(super) async fn run(args: CheckArgs, source: Source) -> anyhow::Result<ExitC
     let config = source.read()?;
     let probe = args.probe.as_deref().map(|uid| Probe::new(uid, args.tenant.as_deref(), args.yes, &config));
     let probe = probe.transpose()?;
-    let mut findings = configuration(&config);
+    let mut findings = configuration(&config, app::now());
     findings.extend(credentials(&config).await);
     findings.extend(queue::check(&config).await);
     if config.queue.backend == Backend::Rabbitmq {
@@ -140,7 +141,7 @@ fn show(finding: &Finding) -> anyhow::Result<()> {
 }
 
 /// It was read, so it is valid; some of what is valid deserves a second thought.
-fn configuration(config: &Config) -> Vec<Finding> {
+fn configuration(config: &Config, now: Timestamp) -> Vec<Finding> {
     let about = "configuration";
     let tenants: Vec<&str> = config.tenants.keys().map(TenantId::as_str).collect();
     let mut findings = vec![Finding::ok(about, format!("valid, tenants: {}", tenants.join(", ")))];
@@ -164,6 +165,15 @@ fn configuration(config: &Config) -> Vec<Finding> {
                 about,
                 format!("tenant {tenant} sends its API secret in URLs, which proxies write into their logs"),
                 "set loginradius.credentials_in = \"headers\", which all but old tenants accept",
+            ));
+        }
+    }
+    for key in &config.api.keys {
+        if let Some(expires) = key.expires.filter(|expires| *expires <= now) {
+            findings.push(Finding::warning(
+                about,
+                format!("the key `{}` in api.keys expired at {expires}: who asks with it gets 401", key.name),
+                "remove it from the configuration, or make a new one by `soloist api-key new`",
             ));
         }
     }

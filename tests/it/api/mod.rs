@@ -2,8 +2,10 @@
 
 mod access;
 mod admin;
+mod measured;
 mod mine;
 mod newcomers;
+mod repeats;
 mod script;
 mod told;
 

@@ -146,3 +146,21 @@ async fn nobody_to_ask_is_said_so() {
     assert!(ended.code == Some(1) && ended.err.contains("does not answer"), "{ended:?}");
     assert_eq!(ended.err.lines().count(), 1);
 }
+
+#[tokio::test]
+async fn a_check_warns_of_a_key_that_has_expired() {
+    let mut soloist = Soloist::for_api("http://127.0.0.1:9");
+    let key = |name: &str, digit: &str, expires: &str| {
+        format!(r#"{{name = "{name}", sha256 = "{}", scopes = ["verdict"]{expires}}}"#, digit.repeat(64))
+    };
+    let keys = [
+        key("old", "a", r#", expires = "2020-01-01T00:00:00Z""#),
+        key("young", "b", r#", expires = "2999-01-01T00:00:00Z""#),
+        key("endless", "c", ""),
+    ];
+    soloist.set("API__KEYS", &format!("[{}]", keys.join(", ")));
+    let check = soloist.run(&["check"]).await.out;
+    let warnings: Vec<&str> = check.lines().filter(|line| line.contains("api.keys")).collect();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("warning") && warnings[0].contains("`old`"), "{check}");
+    assert!(check.contains("soloist api-key new"), "{check}");
+}

@@ -75,6 +75,7 @@ pub(crate) fn metrics() -> BTreeSet<String> {
         ("gauge_in", "UNIT"),
         ("single_in", "UNIT"),
         ("register_with_unit", "UNIT"),
+        ("histogram", "_seconds"),
         ("register", "_total"),
     ] {
         of(method, suffix);
