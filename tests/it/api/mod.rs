@@ -18,12 +18,12 @@ use crate::support::service::Service;
 use crate::support::soon;
 
 /// An app server's key; the configuration has its hash.
-const KEY: &str = "slk_of-the-shop";
+pub(super) const KEY: &str = "slk_of-the-shop";
 
 /// A service that knows the shop's key, with options on top.
 pub(super) struct Shop {
     pub(super) service: Service,
-    base: String,
+    pub(super) base: String,
 }
 
 pub(super) fn key(name: &str, key: &str, scopes: &str, more: &str) -> String {

@@ -8,6 +8,7 @@ use soloist::sandbox::{Sandbox, SandboxConfig};
 use tokio::process::Command;
 
 use super::Shop;
+use crate::support::programs::{self, Version};
 use crate::support::{report, soon, soon_within};
 
 /// What a page may load of it before it is worth a second thought.
@@ -15,7 +16,7 @@ const SCRIPT_BYTES_MAX: usize = 6 * 1024;
 /// How long a script may take: a browser takes seconds to start, and on a busy machine many.
 const PATIENCE: Duration = Duration::from_mins(3);
 /// The first Node that knows all that the script uses.
-const NODE_MIN: u32 = 20;
+const NODE_MIN: Version = [20, 0];
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -66,14 +67,7 @@ fn the_script_is_small_and_writes_neither_markup_nor_tokens_into_addresses() {
 
 /// Whether there is a Node that can run the scripts.
 async fn has_node(test: &str) -> bool {
-    let said = Command::new("node").arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
-    let said = soon("node", said).await.ok().and_then(|output| String::from_utf8(output.stdout).ok());
-    let major = said.and_then(|said| said.trim().strip_prefix('v')?.split('.').next()?.parse::<u32>().ok());
-    let is_here = major.is_some_and(|major| major >= NODE_MIN);
-    if !is_here {
-        report::skipped(test, &format!("there is no Node of version {NODE_MIN} or newer"));
-    }
-    is_here
+    programs::is_here(test, "node", NODE_MIN).await
 }
 
 /// A script of `tests/fixtures/browser`, which ends badly where something is not as it should be.

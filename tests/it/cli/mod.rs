@@ -120,12 +120,7 @@ impl Soloist {
 
     /// Starts a command that goes on until it is told to stop.
     pub(super) fn start(&self, args: &[&str]) -> Running {
-        let mut child = self.command(args).spawn().unwrap();
-        let (sender, lines) = mpsc::unbounded_channel();
-        let mut readers = JoinSet::new();
-        readers.spawn(read_lines(child.stdout.take().unwrap(), sender.clone()));
-        readers.spawn(read_lines(child.stderr.take().unwrap(), sender));
-        Running { child, lines, _readers: readers }
+        Running::start(self.command(args))
     }
 }
 
@@ -145,6 +140,23 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Starts any command, with its streams in our hands.
+    pub(super) fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = mpsc::unbounded_channel();
+        let mut readers = JoinSet::new();
+        readers.spawn(read_lines(child.stdout.take().unwrap(), sender.clone()));
+        readers.spawn(read_lines(child.stderr.take().unwrap(), sender));
+        Self { child, lines, _readers: readers }
+    }
+
+    /// Types a line.
+    pub(super) async fn hears(&mut self, line: &str) {
+        let typed = self.child.stdin.as_mut().unwrap();
+        typed.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
     /// Waits for a line that contains `marker`; what stands behind it.
     pub(super) async fn says(&mut self, marker: &str) -> String {
         let said = soon(marker, async {

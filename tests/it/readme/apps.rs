@@ -151,6 +151,8 @@ async fn every_request_of_the_chapter_for_apps_is_answered_as_shown() {
                     }
                     asked += 1;
                 }
+                // Run by [`super::samples`].
+                ["export" | "cargo" | "node" | "python3", ..] => {}
                 other => panic!("nobody asks {other:?}"),
             }
         }

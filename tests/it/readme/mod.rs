@@ -2,6 +2,7 @@
 
 mod apps;
 mod chapters;
+mod samples;
 mod walk;
 
 use std::collections::BTreeMap;

@@ -89,7 +89,10 @@ async fn every_command_that_is_shown_exists_with_its_flags() {
                 assert!(manifest.contains(&format!("[[bench]]\nname = \"{name}\"")), "bench {name}");
             }
             ["sudo", rest @ ..] => is_installable(rest),
-            ["export", set] => assert!(set.starts_with("SOLOIST_") || set.starts_with("AMQP_URL="), "{set}"),
+            ["export", set] => {
+                let known = ["SOLOIST_", "AMQP_URL=", "API_URL=", "APP_KEY="];
+                assert!(known.iter().any(|name| set.starts_with(name)), "{set}");
+            }
             ["docker", "compose", "exec", service, "soloist", ..] => {
                 assert!(crate::deploy::is_composed(service), "{service}");
                 is_understood(&words[5..]).await;
@@ -108,8 +111,9 @@ async fn every_command_that_is_shown_exists_with_its_flags() {
             ["until", "soloist", command, "do", "sleep", "1;", "done"] => {
                 is_understood(&[command.trim_end_matches(';').to_owned()]).await;
             }
-            // Asked in the walks.
-            ["curl", ..] => {}
+            ["node" | "python3", file] => assert!(root().join(file).exists(), "{file}"),
+            // Asked in the walks, and run among the samples.
+            ["curl", ..] | ["cargo", "run", "--example", "checkpoint"] => {}
             _ => assert!(BUILDING.contains(&line), "nobody checks {line}"),
         }
     }

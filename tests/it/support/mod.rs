@@ -3,6 +3,7 @@
 pub(crate) mod amqp;
 pub(crate) mod broker;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod report;
 pub(crate) mod service;
