@@ -8,15 +8,14 @@ mod support;
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use futures_util::future::try_join_all;
 use rusqlite::{Connection, params};
 use soloist::clock::Clock;
-use soloist::ledger::{Ended, Intent, Ledger as _, LedgerOptions, LedgerThread, Outcome, SeenSession, SqliteLedger};
-use soloist::model::{Reason, Session, SessionDevice, SessionId, TenantId, UserId, View};
-use soloist::policy::{Marks, Policy, ResolvedPolicy, Source, Subject, decide};
+use soloist::ledger::{Ledger as _, LedgerOptions, LedgerThread, SqliteLedger};
+use soloist::model::{SessionId, TenantId, UserId};
 use tokio::time::Instant;
 
+use support::decisions::{self, DECISIONS, USERS, intent, outcomes};
 use support::{Goal, RUNS, Spread};
 
 #[global_allocator]
@@ -25,7 +24,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Looks that write at the same time, as a worker's do.
 const CONCURRENCY: usize = 64;
 const ROUNDS: usize = 40;
-const DECISIONS: i64 = 1_000_000;
 const LOOKUPS: i64 = 500;
 
 fn main() -> anyhow::Result<()> {
@@ -62,36 +60,6 @@ async fn measure() -> anyhow::Result<()> {
     let what = format!("a session's decisions among {DECISIONS}");
     println!("{}", support::verdict(&what, " ms", Spread::of(&by_session), Goal::AtMost(2.0)));
     Ok(())
-}
-
-/// Three sessions, of which the newest stays.
-fn intent(number: usize) -> anyhow::Result<Intent> {
-    let (tenant, user) = (TenantId::default_tenant(), UserId::parse(&format!("user-{number}"))?);
-    let word = |word: &str| Some(word.to_owned());
-    let device = SessionDevice {
-        browser: word("Safari"),
-        os: word("iOS"),
-        device: word("iPhone"),
-        device_type: word("mobile"),
-        city: word("Berlin"),
-        country: word("Germany"),
-        ip: None,
-    };
-    let session = |n: usize| {
-        let login_at = format!("2026-06-01T12:00:0{n}Z").parse().ok();
-        Session::new(&format!("{number}-{n}"), login_at, device.clone())
-    };
-    let view = View { sessions: (0..3).map(session).collect(), complete: true };
-    let policy = ResolvedPolicy::new("default", Source::Default, Policy::default());
-    let decision = decide(&view, &policy, &Marks::default(), Subject { tenant: Some(&tenant), user: Some(&user) });
-    let sessions = SeenSession::all(&view);
-    Ok(Intent { tenant, user, looked: Reason::Login, decision, sessions, executed: true, held: None })
-}
-
-fn outcomes(intent: &Intent) -> Vec<Outcome> {
-    let revoked = intent.decision.revocations();
-    let outcome = |session| Outcome { session, ended: Ended::Revoked, reason: None };
-    revoked.map(|verdict| outcome(verdict.digest.session_id())).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
@@ -159,18 +127,13 @@ fn open(folder: &Path) -> anyhow::Result<(SqliteLedger, LedgerThread)> {
 
 /// Milliseconds of each lookup, by user and by session.
 async fn lookups(folder: &Path) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
-    let (ledger, thread) = open(folder)?;
-    let one = intent(0)?;
-    ledger.intend(one.clone()).await?;
-    ledger.stop();
-    thread.ended().await?;
-    fill(folder, &one)?;
+    decisions::fill(folder).await?;
     let (ledger, thread) = open(folder)?;
     let tenant = TenantId::default_tenant();
     let (mut by_user, mut by_session) = (Vec::new(), Vec::new());
     for n in 0..LOOKUPS {
         let number = n * 1_999 % DECISIONS + 2;
-        let user = UserId::parse(&format!("user-{}", number % 100_000))?;
+        let user = UserId::parse(&format!("user-{}", number % USERS))?;
         let from = Instant::now();
         anyhow::ensure!(!ledger.recent(&tenant, &user, 20).await?.is_empty(), "a user is not found");
         by_user.push(from.elapsed().as_secs_f64() * 1_000.0);
@@ -182,24 +145,4 @@ async fn lookups(folder: &Path) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
     ledger.stop();
     thread.ended().await?;
     Ok((by_user, by_session))
-}
-
-/// Copies one decision a million times: ten for each of 100,000 users, each with a session of its own.
-fn fill(folder: &Path, one: &Intent) -> anyhow::Result<()> {
-    let db = Connection::open(folder.join("ledger.db"))?;
-    db.pragma_update(None, "synchronous", "OFF")?;
-    let user = one.user.as_str();
-    db.execute(
-        "WITH RECURSIVE number (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n <= ?1)
-         INSERT INTO decisions (id, decided_at_ms, tenant, uid, looked, executed, decision, sessions, outcomes)
-         SELECT n, decided_at_ms + n, tenant, 'user-' || (n % 100000), looked, executed, decision, sessions, '[]'
-         FROM number, decisions WHERE decisions.id = 1 AND decisions.uid = ?2",
-        params![DECISIONS, user],
-    )
-    .context("cannot fill the ledger")?;
-    db.execute(
-        "INSERT INTO ended (decision, session) SELECT id, unhex(printf('%032x', id)) FROM decisions WHERE id > 1",
-        [],
-    )?;
-    Ok(())
 }

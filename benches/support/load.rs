@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::child::{self, Child};
+use super::wire::Wire;
 use super::{RUNS, Spread, quantile};
 
 pub(crate) const SECRET: &[u8] = b"bench-secret";
@@ -33,7 +32,7 @@ pub(crate) struct Run {
 /// A service's process, where it listens, and what was measured of it.
 pub(crate) struct Side {
     pub(crate) service: Child,
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     pub(crate) runs: Vec<Run>,
 }
 
@@ -87,34 +86,14 @@ impl Load {
 
     fn run(&mut self, service: &Child, addr: SocketAddr, requests: usize) -> anyhow::Result<Run> {
         let signed = Arc::new(self.sign(requests)?);
-        let cpu = || anyhow::Ok((child::cpu_seconds(service.id())?, child::cpu_seconds(std::process::id())?));
-        let (seconds, mut latencies_ms, before, after) = self.runtime.block_on(async {
-            let mut connections = Vec::new();
-            for _ in 0..self.connections {
-                connections.push(Connection::open(addr).await?);
-            }
-            let before = cpu()?;
-            let from = Instant::now();
+        self.runtime.block_on(async {
             let next = Arc::new(AtomicUsize::new(0));
-            let mut tasks = JoinSet::new();
-            for connection in connections {
-                tasks.spawn(connection.post_all(Arc::clone(&signed), Arc::clone(&next)));
+            let mut posting = Vec::new();
+            for _ in 0..self.connections {
+                let connection = Connection::open(addr).await?;
+                posting.push(connection.post_all(Arc::clone(&signed), Arc::clone(&next)));
             }
-            let mut latencies_ms = Vec::with_capacity(requests);
-            while let Some(ended) = tasks.join_next().await {
-                latencies_ms.extend(ended??);
-            }
-            anyhow::Ok((from.elapsed().as_secs_f64(), latencies_ms, before, cpu()?))
-        })?;
-        latencies_ms.sort_by(f64::total_cmp);
-        #[expect(clippy::cast_precision_loss, reason = "thousands of requests")]
-        let requests = requests as f64;
-        Ok(Run {
-            per_second: requests / seconds,
-            p50_ms: quantile(&latencies_ms, 0.5),
-            p99_ms: quantile(&latencies_ms, 0.99),
-            service_us: (after.0 - before.0) / requests * 1e6,
-            client_us: (after.1 - before.1) / requests * 1e6,
+            measured(service, posting).await
         })
     }
 
@@ -134,6 +113,32 @@ impl Load {
     }
 }
 
+/// Sends requests side by side; each sender says how many milliseconds each of its requests took.
+pub(crate) async fn measured<S>(service: &Child, senders: impl IntoIterator<Item = S>) -> anyhow::Result<Run>
+where
+    S: Future<Output = anyhow::Result<Vec<f64>>> + Send + 'static,
+{
+    let cpu = || anyhow::Ok((child::cpu_seconds(service.id())?, child::cpu_seconds(std::process::id())?));
+    let before = cpu()?;
+    let from = Instant::now();
+    let mut tasks: JoinSet<_> = senders.into_iter().collect();
+    let mut latencies_ms = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        latencies_ms.extend(ended??);
+    }
+    let (seconds, after) = (from.elapsed().as_secs_f64(), cpu()?);
+    latencies_ms.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_precision_loss, reason = "thousands of requests")]
+    let requests = latencies_ms.len() as f64;
+    Ok(Run {
+        per_second: requests / seconds,
+        p50_ms: quantile(&latencies_ms, 0.5),
+        p99_ms: quantile(&latencies_ms, 0.99),
+        service_us: (after.0 - before.0) / requests * 1e6,
+        client_us: (after.1 - before.1) / requests * 1e6,
+    })
+}
+
 /// What differs from one request to the next.
 struct Signed {
     digits: String,
@@ -147,7 +152,7 @@ fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) -> anyhow::Result<()> {
 
 /// One kept-alive connection with a request that is patched and sent again and again.
 struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     request: Vec<u8>,
     signature_at: usize,
     digits_at: usize,
@@ -155,45 +160,27 @@ struct Connection {
 
 impl Connection {
     async fn open(addr: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
+        let wire = Wire::open(addr).await?;
         let head = format!("POST /webhooks/loginradius HTTP/1.1\r\nHost: {addr}\r\nSignature: ");
         let rest =
             format!("\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n", BODY.len());
         let request = format!("{head}{:64}{rest}{BODY}", "");
         let digits_at = request.find(EVENT_ID).context("the body has no event id")? + EVENT_ID.len() - ID_DIGITS;
-        Ok(Self { stream, request: request.into_bytes(), signature_at: head.len(), digits_at })
+        Ok(Self { wire, request: request.into_bytes(), signature_at: head.len(), digits_at })
     }
 
     /// Takes requests as long as there are any; returns how long each took.
     async fn post_all(mut self, signed: Arc<Vec<Signed>>, next: Arc<AtomicUsize>) -> anyhow::Result<Vec<f64>> {
         let mut took_ms = Vec::new();
-        let mut answer = vec![0; 4_096];
         while let Some(own) = signed.get(next.fetch_add(1, Ordering::Relaxed)) {
             put(&mut self.request, self.signature_at, own.signature.as_bytes())?;
             put(&mut self.request, self.digits_at, own.digits.as_bytes())?;
             let from = Instant::now();
-            self.stream.write_all(&self.request).await?;
-            let mut length = 0;
-            while !is_whole(answer.get(..length).unwrap_or_default())? {
-                let room = answer.get_mut(length..).filter(|room| !room.is_empty()).context("a long answer")?;
-                let read = self.stream.read(room).await?;
-                anyhow::ensure!(read > 0, "the service closed a connection");
-                length += read;
-            }
+            self.wire.ask(&self.request, "202").await?;
             took_ms.push(from.elapsed().as_secs_f64() * 1_000.0);
         }
         Ok(took_ms)
     }
-}
-
-/// Whether this is a whole answer; any but a 202 fails the benchmark.
-fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
-    let Some(head_bytes) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(false) };
-    let head = std::str::from_utf8(answer.get(..head_bytes).unwrap_or_default())?;
-    anyhow::ensure!(head.starts_with("HTTP/1.1 202"), "an answer is not 202: {head}");
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
-    Ok(answer.len() >= head_bytes + 4 + length.parse::<usize>()?)
 }
 
 /// One column of a table.
@@ -204,7 +191,7 @@ pub(crate) fn print_table(names: [&str; 2], sides: &[Side; 2]) {
     let [ours, baseline] = names;
     println!("{:<28}{ours:>26}{baseline:>26}", "");
     let rows: [(&str, Value); 5] = [
-        ("202s a second", |run| run.per_second),
+        ("answers a second", |run| run.per_second),
         ("p50, ms", |run| run.p50_ms),
         ("p99, ms", |run| run.p99_ms),
         ("service CPU, µs a request", |run| run.service_us),

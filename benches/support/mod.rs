@@ -4,11 +4,16 @@ pub(crate) mod bare;
 pub(crate) mod bare_ledger;
 pub(crate) mod broker;
 pub(crate) mod child;
+pub(crate) mod decisions;
 pub(crate) mod enforcement;
 pub(crate) mod events;
 pub(crate) mod load;
 pub(crate) mod rabbit;
 pub(crate) mod server;
+pub(crate) mod session_api;
+pub(crate) mod tabs;
+pub(crate) mod verdicts;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,8 +1,9 @@
-//! The webhook's listener as the service runs it, over any queue.
+//! A listener as the service runs it: the webhook's over any queue, or of other routes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum_server::Handle;
 use soloist::clock::Clock;
 use soloist::http::{self, ServerConfig};
@@ -20,7 +21,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens on a free port of this machine and prints where.
+    /// The webhook's.
     pub(crate) fn start(queue: Arc<dyn Queue>, clock: Clock) -> anyhow::Result<Self> {
         let tenant = WebhookTenant { id: TenantId::default_tenant(), secrets: vec![SECRET.to_vec()] };
         let limits = WebhookLimits {
@@ -29,7 +30,11 @@ impl Server {
             in_flight_max: 4_096,
             buffer_kib_max: WebhookLimits::BUFFER_KIB_MAX,
         };
-        let router = webhook::router(vec![tenant], queue, limits, clock, Metrics::new());
+        Self::of(webhook::router(vec![tenant], queue, limits, clock, Metrics::new()))
+    }
+
+    /// Listens on a free port of this machine and prints where.
+    pub(crate) fn of(router: Router) -> anyhow::Result<Self> {
         let listener = http::bind("127.0.0.1:0".parse()?)?;
         println!("{}", listener.local_addr()?);
         let config = ServerConfig {
