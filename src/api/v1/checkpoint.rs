@@ -17,8 +17,9 @@ use super::who::{Caller, MayCheck};
 use crate::api::input::Body;
 use crate::config::Scope;
 use crate::http::Problem;
+use crate::ledger::Known;
 use crate::model::{SessionDevice, UserId};
-use crate::policy::{Count, Strategy};
+use crate::policy::{Count, ReasonCode, Strategy};
 use crate::worker::{Admission, Evaluation, Newcomer};
 
 const BAD_UID: Problem = Problem::new(StatusCode::BAD_REQUEST, "uid", "a uid is 1 to 50 letters, digits, '_' and '-'");
@@ -86,18 +87,21 @@ pub(super) struct CheckpointAnswer {
 }
 
 impl CheckpointAnswer {
-    /// Of a token that is nobody's.
-    const DEAD: Self = Self {
-        verdict: Admittance::Deny,
-        reason: Because::NoSession,
-        mode: None,
-        strategy: None,
-        device_count: 0,
-        session_count: 0,
-        would_end: Vec::new(),
-        ends_newcomer: false,
-        complete: true,
-    };
+    /// Of a token that is nobody's. It may have been turned away before anybody asked: the webhook was faster.
+    fn of_dead(known: &Known) -> Self {
+        let was_turned_away = matches!(known, Known::Ended(end) if end.reason == ReasonCode::RejectedOverLimit);
+        Self {
+            verdict: Admittance::Deny,
+            reason: if was_turned_away { Because::OverLimit } else { Because::NoSession },
+            mode: None,
+            strategy: None,
+            device_count: 0,
+            session_count: 0,
+            would_end: Vec::new(),
+            ends_newcomer: false,
+            complete: true,
+        }
+    }
 }
 
 /// Whether a login may go on. Where the oldest sessions give way it always may, and they are ended at once; where the
@@ -141,11 +145,15 @@ async fn check(
             (caller.app(Scope::Checkpoint)?.clone(), user, None)
         }
         (Caller::App(_), None, Some(token)) => {
-            let tenant = caller.app(Scope::Checkpoint)?;
-            match api.identify(tenant, api.enforcer(tenant)?, input::token(&token)?).await {
+            let (tenant, token) = (caller.app(Scope::Checkpoint)?, input::token(&token)?);
+            let session = token.digest().session_id();
+            match api.identify(tenant, api.enforcer(tenant)?, token).await {
                 Ok(user) => (tenant.clone(), user.id, Some(user.token)),
                 // The app's own key is good: it is this session that is not.
-                Err(problem) if problem.status == StatusCode::UNAUTHORIZED => return Ok(CheckpointAnswer::DEAD),
+                Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
+                    let known = api.sessions.endings.of(tenant, session, api.sessions.clock.now());
+                    return Ok(CheckpointAnswer::of_dead(&known));
+                }
                 Err(problem) => return Err(problem),
             }
         }

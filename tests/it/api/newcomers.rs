@@ -36,7 +36,9 @@ async fn the_guides_outcome_one_session_is_allowed_and_a_second_is_prevented() {
     let (_, why) = shop.user("POST", "/v1/why", &second).await;
     assert_eq!(why["reason"], "rejected_over_limit");
     let (status, dead) = shop.app("/v1/checkpoint", &json!({"token": second.access_token})).await;
-    assert_eq!((status, &dead["verdict"], &dead["reason"]), (200, &json!("deny"), &json!("no_session")));
+    assert_eq!((status, &dead["verdict"], &dead["reason"]), (200, &json!("deny"), &json!("over_limit")));
+    let (_, nobody) = shop.app("/v1/checkpoint", &json!({"token": "nobody's"})).await;
+    assert_eq!((&nobody["verdict"], &nobody["reason"]), (&json!("deny"), &json!("no_session")));
 
     let (status, mine) = shop.user("POST", "/v1/checkpoint", &first).await;
     assert_eq!(status, 415, "a body is asked for, also where it is empty: {mine}");
