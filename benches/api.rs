@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use support::decisions::{self, DECISIONS, LAST};
+use support::disk::Fsyncs;
 use support::enforcement::LATENCY;
 use support::load::{self, Run, Side};
 use support::tabs::{TABS_A_SESSION, Tabs};
@@ -39,8 +40,8 @@ const TAKEN_IN: i64 = 100_000;
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 /// Callers that ask at the same time, each for another user, and how often each asks in a run.
-const LANES: usize = 16;
-const ASKED_A_LANE: usize = 60;
+const LANES: usize = 8;
+const ASKED_A_LANE: usize = 75;
 
 const STREAMS: usize = 10_000;
 /// Longer than an open stream is silent.
@@ -244,10 +245,12 @@ async fn checkpoints() -> anyhow::Result<()> {
     let folder = support::scratch()?;
     let (sandbox, service) = with_provider(&folder).await?;
     let mut kinds = [Kind::new("within the limit", 1), Kind::new("that displaces", 2)];
+    let mut fsyncs = Fsyncs::default();
     for run in 0..=RUNS {
         for kind in &mut kinds {
             kind.measure(&sandbox, service.addr, run).await?;
         }
+        fsyncs.probe(folder.path())?;
     }
     println!(
         "\napi, checkpoints: {} ms a provider call, {LANES} callers that ask and list in turn, {} of each a run, {RUNS} \
@@ -264,7 +267,7 @@ async fn checkpoints() -> anyhow::Result<()> {
             println!("{:<28}{ours:>22}{listing:>22}{added:>22}", format!("{}, {share}", kind.name));
         }
     }
-    println!();
+    println!("{}\n", fsyncs.report());
     for kind in &kinds {
         let what = format!("a checkpoint {} adds to the provider's p99", kind.name);
         println!("{}", verdict(&what, " ms", kind.p99.added(), Goal::AtMost(2.0)));

@@ -5,7 +5,6 @@
 #[expect(dead_code, reason = "each benchmark uses a part of it")]
 mod support;
 
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,12 +14,12 @@ use soloist::clock::Clock;
 use soloist::model::{Lane, LoginEvent, TenantId};
 use soloist::queue::embedded::{EmbeddedConfig, EmbeddedQueue};
 use soloist::queue::{LaneStats, Published, Queue, QueueError, Subscription, Via};
-use tokio::time::Instant;
 
 use support::child;
+use support::disk::Fsyncs;
 use support::load::{self, Load, Side};
 use support::server::Server;
-use support::{Goal, RUNS, Spread, quantile};
+use support::{Goal, RUNS, Spread};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,9 +28,6 @@ const CONNECTIONS: usize = 256;
 /// Requests of one measured run, and of the one before it that fills caches and connections.
 const REQUESTS: usize = 60_000;
 const WARM_UP: usize = 10_000;
-/// Writes with which the disk is measured between two runs, and how large one is: about what a commit writes.
-const DISK_PROBES: usize = 30;
-const DISK_PROBE_BYTES: usize = 64 * 1024;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -54,20 +50,16 @@ fn compare() -> anyhow::Result<()> {
     for side in &sides {
         load.warm_up(side, WARM_UP)?;
     }
-    let mut fsync_ms = Vec::new();
-    load.alternate(&mut sides, REQUESTS, || {
-        fsync_ms.extend(probe_disk(folder.path())?);
-        Ok(())
-    })?;
-    fsync_ms.sort_by(f64::total_cmp);
-    report(&sides, &fsync_ms);
+    let mut fsyncs = Fsyncs::default();
+    load.alternate(&mut sides, REQUESTS, || fsyncs.probe(folder.path()))?;
+    report(&sides, fsyncs);
     for side in sides {
         side.service.end()?;
     }
     Ok(())
 }
 
-fn report(sides: &[Side; 2], fsync_ms: &[f64]) {
+fn report(sides: &[Side; 2], fsyncs: Fsyncs) {
     println!(
         "\ningest: signed login bodies of {} B over loopback HTTP, {CONNECTIONS} connections, {REQUESTS} requests a run,\n\
          {RUNS} runs in turn; median (min–max). `stores nothing` is the same server and handler over an empty queue.\n",
@@ -77,27 +69,9 @@ fn report(sides: &[Side; 2], fsync_ms: &[f64]) {
     let [durable, nothing] = sides;
     let cpu = |side: &Side| side.runs.iter().map(|run| run.service_us + run.client_us).collect::<Vec<f64>>();
     println!("{:<28}{:>26}", "CPU ratio, both processes", Spread::of_ratios(&cpu(nothing), &cpu(durable)).to_string());
-    println!(
-        "fsync of {} KiB appended to a file there: p50 {:.2} ms, p99 {:.2} ms\n",
-        DISK_PROBE_BYTES / 1024,
-        quantile(fsync_ms, 0.5),
-        quantile(fsync_ms, 0.99)
-    );
+    println!("{}\n", fsyncs.report());
     let ratio = Spread::of_ratios(&durable.rates(), &nothing.rates());
     println!("{}", support::verdict("durable 202s over those that store nothing", "", ratio, Goal::AtLeast(0.8)));
-}
-
-fn probe_disk(folder: &Path) -> anyhow::Result<Vec<f64>> {
-    let mut file = std::fs::File::create(folder.join("probe"))?;
-    let block = vec![0x5a; DISK_PROBE_BYTES];
-    let mut took_ms = Vec::with_capacity(DISK_PROBES);
-    for _ in 0..DISK_PROBES {
-        file.write_all(&block)?;
-        let from = Instant::now();
-        file.sync_data()?;
-        took_ms.push(from.elapsed().as_secs_f64() * 1_000.0);
-    }
-    Ok(took_ms)
 }
 
 /// The service's process: says where it listens, and ends when its input does.

@@ -5,6 +5,7 @@ pub(crate) mod bare_ledger;
 pub(crate) mod broker;
 pub(crate) mod child;
 pub(crate) mod decisions;
+pub(crate) mod disk;
 pub(crate) mod enforcement;
 pub(crate) mod events;
 pub(crate) mod load;
