@@ -120,7 +120,8 @@ async fn who_is_evicted_is_told_why(sample: &dyn Fn(&str, &str) -> Running) {
     shop.service.settled().await;
     inside.hears("").await;
     inside.says("evicted displaced_by_newer_login").await;
-    ends_badly(inside).await;
+    let said = ends_badly(inside).await;
+    assert!(!said.contains("401"), "nothing is asked with a dead token: {said}");
     shop.close().await;
 }
 
