@@ -66,7 +66,7 @@ fn newest(db: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// By their numbers: the index by user would be read as a whole.
-fn ends_query() -> String {
+pub(super) fn ends_query() -> String {
     format!(
         "SELECT {SHOWN}, uid FROM decisions NOT INDEXED
          WHERE id > ?3 AND id <= ?4 AND tenant = ?1 AND decided_at_ms >= ?2 AND executed AND outcomes IS NOT NULL

@@ -225,4 +225,10 @@ mod tests {
             assert!(plan.contains("INDEX decisions_of_user") && !plan.contains("SCAN"), "{plan}");
         }
     }
+
+    #[test]
+    fn a_step_of_ends_reads_that_step_alone() {
+        let plan = plan(&super::super::held::ends_query());
+        assert!(plan.contains("USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)") && !plan.contains("TEMP"), "{plan}");
+    }
 }

@@ -32,7 +32,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Admin>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(redrive)).routes(routes!(discard))
 }
 
-/// Which dead letters: `all`, or `why`, or `ids`; nothing chosen chooses nothing.
+/// Which dead letters: exactly one of `all`, `why` and `ids`.
 #[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Choice {
