@@ -22,8 +22,8 @@ use crate::api::{self, Hosts, v1};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
 use crate::ledger::{
-    Endings, KNOWN_FOR, Ledger, LedgerError, LedgerOptions, LedgerThread, Remembering, RemoteLedger, SqliteLedger,
-    endings_of,
+    Ending, Endings, KNOWN_FOR, Ledger, LedgerError, LedgerOptions, LedgerThread, Remembering, RemoteLedger,
+    SqliteLedger, endings_of,
 };
 use crate::model::TenantId;
 use crate::notify::{Notices, Outbox, OutboxParts, Source, Texts};
@@ -376,7 +376,7 @@ fn connect_later(
     })
 }
 
-/// Takes in the ends of a tenant, step by step.
+/// Takes in the ends of a tenant, step by step and the last ones first, as many as there is room for.
 async fn remember_all(
     ledger: &SqliteLedger,
     endings: &Endings,
@@ -386,9 +386,13 @@ async fn remember_all(
     let mut from = None;
     loop {
         let (ends, next) = ledger.earlier_ends(tenant, since, from).await?;
-        let ends = ends.iter().flat_map(|(user, decision)| endings_of(tenant, user, decision));
-        ends.for_each(|ending| endings.note(ending, clock.now()));
-        if next.is_none() {
+        let ends: Vec<Ending> = ends.iter().flat_map(|(user, decision)| endings_of(tenant, user, decision)).collect();
+        // Those of the next step are older than this step's first.
+        let is_full = ends.first().is_some_and(|oldest| !endings.has_room_for(oldest.at));
+        for ending in ends {
+            endings.note(ending, clock.now());
+        }
+        if next.is_none() || is_full {
             return Ok(());
         }
         from = next;

@@ -124,6 +124,12 @@ impl Endings {
         }
     }
 
+    /// Whether an end of this time would stay: the oldest give way.
+    pub fn has_room_for(&self, at: Timestamp) -> bool {
+        let inner = self.read();
+        inner.oldest_first.len() < ENDINGS_MAX || inner.oldest_first.first().is_some_and(|(oldest, _)| *oldest < at)
+    }
+
     /// Takes in which sessions a look has kept.
     pub fn note_kept(&self, tenant: &TenantId, sessions: impl IntoIterator<Item = SessionId>, at: Timestamp) {
         let mut inner = self.write();
