@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Queue, QueueError};
+use super::{Queue, QueueError, Reserved};
 use crate::model::{EventId, LoginEvent, Reason, TenantId, UserId};
 
 /// Messages that are published at once.
@@ -26,7 +26,17 @@ pub async fn look_for_login(
     user: &UserId,
     at: Timestamp,
 ) -> Result<EventId, QueueError> {
-    publish(queue, LoginEvent { at: Some(at), ..look(tenant, user, Reason::Login) }).await
+    publish(queue, login(tenant, user, at)).await
+}
+
+/// Makes ready what [`look_for_login`] asks for, before it is known whether anybody has to go. `None` where that cannot be
+/// taken back.
+pub fn reserve_for_login(queue: &dyn Queue, tenant: &TenantId, user: &UserId, at: Timestamp) -> Option<Reserved> {
+    queue.reserve(&login(tenant, user, at))
+}
+
+fn login(tenant: &TenantId, user: &UserId, at: Timestamp) -> LoginEvent {
+    LoginEvent { at: Some(at), ..look(tenant, user, Reason::Login) }
 }
 
 async fn publish(queue: &dyn Queue, event: LoginEvent) -> Result<EventId, QueueError> {

@@ -15,8 +15,10 @@ mod again;
 mod dedupe;
 pub mod embedded;
 pub mod rabbitmq;
+mod reserved;
 
-pub use self::again::{look_again, look_at_once, look_for_login};
+pub use self::again::{look_again, look_at_once, look_for_login, reserve_for_login};
+pub use self::reserved::Reserved;
 
 /// Names one hand-over of a message. Only good with the subscription that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,6 +204,12 @@ pub trait Queue: Send + Sync {
     ///
     /// Events with [`crate::model::Reason::Login`] that were accepted in the dedupe window are counted, not queued.
     async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError>;
+
+    /// Begins to make an event durable before it is known whether it is wanted. `None` where that cannot be taken back: there
+    /// it is published once it is known. It is never taken for a duplicate.
+    fn reserve(&self, _event: &LoginEvent) -> Option<Reserved> {
+        None
+    }
 
     /// Starts handing out a tenant's lane, at most `prefetch` unsettled deliveries at a time.
     async fn subscribe(

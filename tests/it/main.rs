@@ -50,6 +50,8 @@ mod queue_embedded;
 #[cfg(test)]
 mod queue_rabbitmq;
 #[cfg(test)]
+mod queue_reserved;
+#[cfg(test)]
 mod rabbitmq;
 #[cfg(test)]
 mod rabbitmq_users;

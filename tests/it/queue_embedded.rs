@@ -19,6 +19,13 @@ pub(crate) struct Embedded {
     running: Option<(EmbeddedQueue, QueueThread)>,
 }
 
+impl Embedded {
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &TempDir {
+        &self.folder
+    }
+}
+
 fn open(folder: &Path) -> anyhow::Result<(EmbeddedQueue, QueueThread)> {
     EmbeddedQueue::open(&EmbeddedConfig::in_dir(folder), Clock::start())
 }

@@ -59,7 +59,7 @@ use crate::http::{Problem, WRONG_METHOD};
 use crate::ledger::Endings;
 use crate::model::{TenantId, UserId};
 use crate::provider::ProviderError;
-use crate::queue::{Queue, look_for_login};
+use crate::queue::{Queue, Reserved, look_for_login, reserve_for_login};
 use crate::telemetry::{Metrics, causes};
 use crate::worker::{Evaluation, StepError, TenantEnforcer};
 
@@ -277,14 +277,32 @@ impl Api {
         self.in_time(enforcer.view(user)).await
     }
 
+    /// Begins to make a look durable at a user who may have to be enforced, while LoginRadius is being asked: so nobody waits
+    /// for the disk afterwards. Dropped, it is taken back.
+    fn reserve(&self, tenant: &TenantId, user: &UserId) -> Option<Reserved> {
+        reserve_for_login(&*self.sessions.queue, tenant, user, self.sessions.clock.now())
+    }
+
     /// Has a user enforced who has just logged in: durable when it returns.
-    async fn enforce(&self, tenant: &TenantId, user: &UserId, work: &Work) -> Result<(), Problem> {
+    async fn enforce(
+        &self,
+        tenant: &TenantId,
+        user: &UserId,
+        reserved: Option<Reserved>,
+        work: &Work,
+    ) -> Result<(), Problem> {
         if !self.lately.is_first(tenant, user) {
             return Ok(());
         }
         let (queue, now) = (&*self.sessions.queue, self.sessions.clock.now());
-        let asked = timeout(QUEUE_TIMEOUT, look_for_login(queue, tenant, user, now)).await;
-        if let Ok(Ok(_id)) = asked {
+        let look = async {
+            match reserved {
+                Some(reserved) => reserved.wanted().await,
+                None => look_for_login(queue, tenant, user, now).await.map(drop),
+            }
+        };
+        let asked = timeout(QUEUE_TIMEOUT, look).await;
+        if let Ok(Ok(())) = asked {
             return Ok(());
         }
         self.lately.forget(tenant, user);

@@ -21,19 +21,18 @@ use async_trait::async_trait;
 use rustix::fs::Access;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use self::body::StoredBody;
 pub use self::config::EmbeddedConfig;
 use self::engine::{Command, Engine, Incoming, Limits, Reply};
 use self::store::{Checkpointer, Log};
 use self::task::Commands;
 pub use self::task::QueueTask;
-use super::dedupe::{self, Dedupe};
+use super::dedupe::Dedupe;
 use super::{
-    DeadLetter, DeadLetters, Delivery, DeliveryTag, LaneStats, Published, Queue, QueueError, Selection, Settlement,
-    Subscription,
+    DeadLetter, DeadLetters, Delivery, DeliveryTag, LaneStats, Published, Queue, QueueError, Reserved, Selection,
+    Settlement, Subscription,
 };
 use crate::clock::Clock;
-use crate::model::{Lane, LoginEvent, Reason, TenantId};
+use crate::model::{Lane, LoginEvent, TenantId};
 use crate::sqlite;
 
 /// Commands that may wait for the queue's thread; every caller waits for its answer, so this is never near.
@@ -65,6 +64,8 @@ pub struct Usage {
 pub struct EmbeddedQueue {
     commands: Commands,
     waiting: Arc<AtomicUsize>,
+    /// Numbers of [`Reserved`] events.
+    reservations: Arc<AtomicU64>,
 }
 
 /// A dead letter of another queue, to be kept in this one.
@@ -133,7 +134,7 @@ impl EmbeddedQueue {
     }
 
     fn new(commands: Commands) -> Self {
-        Self { commands, waiting: Arc::new(AtomicUsize::new(0)) }
+        Self { commands, waiting: Arc::default(), reservations: Arc::default() }
     }
 
     /// What the messages that wait take, and how old the oldest is.
@@ -309,16 +310,20 @@ impl Writer {
 #[async_trait]
 impl Queue for EmbeddedQueue {
     async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError> {
-        let events = events
-            .iter()
-            .map(|event| Incoming {
-                tenant: event.tenant.clone(),
-                lane: event.reason.lane(),
-                body: StoredBody::of(event),
-                dedupe_key: (event.reason == Reason::Login).then(|| dedupe::key(event)),
-            })
-            .collect();
+        let events = events.iter().map(Incoming::of).collect();
         self.ask(|reply| Command::Publish { events, reply }).await
+    }
+
+    fn reserve(&self, event: &LoginEvent) -> Option<Reserved> {
+        let (reply, durable) = oneshot::channel();
+        let number = self.reservations.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Reserve { number, event: Incoming::of(event), reply }).ok()?;
+        let queue = self.clone();
+        Some(Reserved::new(durable, move |is_wanted| {
+            // One for each reservation: that many are never too many. A queue that has ended hands it out when it is opened.
+            queue.waiting.fetch_add(1, Ordering::Relaxed);
+            queue.commands.send(Command::EndReservation { number, is_wanted });
+        }))
     }
 
     async fn subscribe(

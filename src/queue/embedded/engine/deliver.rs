@@ -5,7 +5,7 @@ use crate::message::{self, Remains};
 use crate::model::LoginEvent;
 use crate::queue::embedded::Usage;
 use crate::queue::embedded::body::StoredBody;
-use crate::queue::embedded::store::{StoredDead, StoredMessage, key_range};
+use crate::queue::embedded::store::{Store, StoredDead, StoredMessage, key_range};
 use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, QueueError, Selection, Why};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -43,14 +43,7 @@ impl Engine {
         for &key in &again {
             rows.extend(self.store.messages(key, key + 1, 1)?.into_iter().map(|row| (row, true)));
         }
-        let wanted = room - again.len();
-        let fresh = match wanted {
-            0 => Vec::new(),
-            _ => self.store.messages(lane.cursor, lane.next_key, wanted)?,
-        };
-        if wanted > 0 {
-            lane.cursor = fresh.last().filter(|_| fresh.len() == wanted).map_or(lane.next_key, |last| last.key + 1);
-        }
+        let fresh = fresh(&self.store, lane, room - again.len())?;
         for key in &again {
             lane.returned.remove(key);
         }
@@ -146,6 +139,8 @@ impl Engine {
                 drop(reply.send(answer));
             }
             Command::Publish { .. }
+            | Command::Reserve { .. }
+            | Command::EndReservation { .. }
             | Command::Bury { .. }
             | Command::Settle { .. }
             | Command::Redrive { .. }
@@ -165,7 +160,9 @@ impl Engine {
 
     fn stats(&self) -> Vec<LaneStats> {
         let held = |lane_id: i64| -> u64 {
-            self.subscribers.values().filter(|s| s.lane_id == lane_id).map(|s| s.held.len() as u64).sum()
+            let handed_out = self.subscribers.values().filter(|s| s.lane_id == lane_id).map(|s| s.held.len());
+            let reserved = self.lanes.get(&lane_id).map_or(0, |lane| lane.reserved.len());
+            (handed_out.sum::<usize>() + reserved) as u64
         };
         self.lanes
             .iter()
@@ -237,6 +234,20 @@ impl Engine {
             problem,
         })
     }
+}
+
+/// Up to so many messages that were never handed out, in their order, without those that are reserved.
+fn fresh(store: &Store, lane: &mut LaneState, wanted: usize) -> rusqlite::Result<Vec<StoredMessage>> {
+    let mut fresh = Vec::new();
+    let mut cursor = lane.cursor;
+    while fresh.len() < wanted && cursor < lane.next_key {
+        let room = wanted - fresh.len();
+        let rows = store.messages(cursor, lane.next_key, room)?;
+        cursor = rows.last().filter(|_| rows.len() == room).map_or(lane.next_key, |last| last.key + 1);
+        fresh.extend(rows.into_iter().filter(|row| !lane.reserved.contains(&row.key)));
+    }
+    lane.cursor = cursor;
+    Ok(fresh)
 }
 
 pub(super) fn read_row(body: &StoredBody) -> Result<LoginEvent, Why> {

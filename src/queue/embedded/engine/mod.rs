@@ -2,6 +2,8 @@
 //!
 //! Leases live in memory only, so they die with the process and every unsettled message is handed out again.
 
+mod accept;
+mod command;
 mod deliver;
 mod limits;
 mod settle;
@@ -11,15 +13,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+pub(super) use self::command::{Command, Incoming, Reply};
 pub(super) use self::limits::Limits;
-use super::body::StoredBody;
 use super::store::{Log, Store, StoredMessage, key_range};
-use super::{Buried, Usage};
 use crate::model::{Lane, LoginEvent, TenantId};
 use crate::queue::dedupe::Dedupe;
-use crate::queue::{DeadLetter, Delivery, DeliveryTag, LaneStats, Published, QueueError, Selection, Settlement, Via};
+use crate::queue::{Delivery, QueueError};
 use crate::sqlite;
 
 /// How long a queue that could not read or write waits before it tries by itself.
@@ -29,52 +30,16 @@ const DUE_BATCH: usize = 256;
 /// How many dead letters one redrive or drop handles a transaction.
 pub(super) const DEAD_BATCH: usize = 1_000;
 
-pub(super) type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
-
-/// An event on its way in, encoded by its publisher so that the queue's thread does not have to.
-pub(super) struct Incoming {
-    pub(super) tenant: TenantId,
-    pub(super) lane: Lane,
-    pub(super) body: StoredBody,
-    /// `None` bypasses the dedupe.
-    pub(super) dedupe_key: Option<u64>,
-}
-
-pub(super) enum Command {
-    Publish { events: Vec<Incoming>, reply: Reply<Published> },
-    Settle { epoch: u64, settlements: Vec<(DeliveryTag, Settlement)>, reply: Reply<()> },
-    Subscribe { tenant: TenantId, lane: Lane, prefetch: usize, sink: mpsc::Sender<Delivery>, reply: Reply<u64> },
-    Close { epoch: u64, reply: Option<Reply<()>> },
-    Check { reply: Reply<()> },
-    Stats { reply: Reply<Vec<LaneStats>> },
-    Usage { reply: Reply<Usage> },
-    ListDead { selection: Selection, after: u64, limit: usize, reply: Reply<Vec<DeadLetter>> },
-    Bury { dead: Vec<Buried>, reply: Reply<()> },
-    Redrive { selection: Selection, reply: Reply<u64> },
-    DropDead { selection: Selection, reply: Reply<u64> },
-    Stop,
-}
-
-impl Command {
-    /// How many events it adds to a transaction.
-    pub(super) fn weight(&self) -> usize {
-        match self {
-            Self::Publish { events, .. } => events.len(),
-            Self::Settle { settlements, .. } => settlements.len(),
-            Self::Bury { dead, .. } => dead.len(),
-            _ => 1,
-        }
-    }
-}
-
 struct LaneState {
     tenant: TenantId,
     lane: Lane,
     next_key: i64,
     /// Everything before it was handed out or settled.
     cursor: i64,
-    /// Handed out and given back.
+    /// Handed out and given back, or reserved and wanted.
     returned: BTreeSet<i64>,
+    /// Nobody has said yet whether they are wanted.
+    reserved: HashSet<i64>,
     /// Messages at or after it came in after this process started.
     first_own_key: i64,
     ready: u64,
@@ -104,6 +69,8 @@ pub(super) struct Engine {
     lane_ids: HashMap<(TenantId, Lane), i64>,
     subscribers: BTreeMap<u64, Subscriber>,
     next_epoch: u64,
+    /// Lane and key of each message that is reserved, by the number of its reservation.
+    reservations: HashMap<u64, (i64, i64)>,
     dedupe: Dedupe,
     limits: Limits,
     next_due_ms: Option<i64>,
@@ -126,6 +93,7 @@ impl Engine {
             lane_ids: HashMap::new(),
             subscribers: BTreeMap::new(),
             next_epoch: 1,
+            reservations: HashMap::new(),
             dedupe,
             limits,
             next_due_ms: store.next_due()?,
@@ -143,6 +111,7 @@ impl Engine {
                     next_key: lane.next_key,
                     cursor: key_range(lane.lane_id).start,
                     returned: BTreeSet::new(),
+                    reserved: HashSet::new(),
                     first_own_key: lane.next_key,
                     ready: lane.ready,
                     delayed: lane.delayed,
@@ -174,6 +143,11 @@ impl Engine {
                     let published = result.is_ok().then(|| self.publish(events, &mut batch));
                     settle_answer(&mut batch, &mut result, published, reply);
                 }
+                Command::Reserve { number, event, reply } => {
+                    let reserved = result.is_ok().then(|| self.reserve(number, event, &mut batch));
+                    settle_answer(&mut batch, &mut result, reserved, reply);
+                }
+                Command::EndReservation { number, is_wanted } => self.end_reservation(number, is_wanted, &mut batch),
                 Command::Settle { epoch, settlements, reply } => {
                     let settled = result.is_ok().then(|| self.settle(epoch, &settlements, &mut batch, now_ms));
                     settle_answer(&mut batch, &mut result, settled, reply);
@@ -245,6 +219,7 @@ impl Engine {
                 subscriber.held.insert(number, held);
             }
         }
+        self.undo_reservations(batch);
         let stored = self.store.lanes().context("cannot read the queue file after a failed write")?;
         let known: HashSet<i64> = stored.iter().map(|lane| lane.lane_id).collect();
         self.lanes.retain(|lane_id, _| known.contains(lane_id));
@@ -264,48 +239,6 @@ impl Engine {
         if let Err(error) = self.store.empty_log(then) {
             tracing::warn!("cannot empty the queue's write-ahead log: {error}");
         }
-    }
-
-    fn publish(&mut self, events: Vec<Incoming>, batch: &mut Batch) -> Attempted<Published> {
-        if let Some(full) = self.has_no_room_for(&events, batch) {
-            return Ok(Err(full));
-        }
-        let mut duplicates = 0;
-        for event in events {
-            if let Some(key) = event.dedupe_key {
-                if self.dedupe.contains(key) || !batch.key_set.insert(key) {
-                    duplicates += 1;
-                    continue;
-                }
-                batch.keys.push(key);
-            }
-            let lane_id = self.lane_id(&event.tenant, event.lane)?;
-            self.append(lane_id, 1, event.body, batch)?;
-        }
-        Ok(Ok(Published { via: Via::Journal, duplicates }))
-    }
-
-    fn move_due(&mut self, batch: &mut Batch, now_ms: i64) -> anyhow::Result<()> {
-        if self.next_due_ms.is_none_or(|due| due > now_ms) {
-            return Ok(());
-        }
-        for due in self.store.due(now_ms, DUE_BATCH)? {
-            self.append(due.lane_id, due.attempt, due.body, batch)?;
-            self.store.remove_delayed(due.id)?;
-            self.count(due.lane_id, batch, |lane| lane.delayed = lane.delayed.saturating_sub(1));
-        }
-        self.next_due_ms = self.store.next_due()?;
-        Ok(())
-    }
-
-    fn append(&mut self, lane_id: i64, attempt: u32, body: StoredBody, batch: &mut Batch) -> rusqlite::Result<()> {
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return Err(rusqlite::Error::QueryReturnedNoRows) };
-        let key = lane.next_key;
-        lane.next_key += 1;
-        lane.ready += 1;
-        batch.lanes.insert(lane_id);
-        batch.added.push(StoredMessage { key, attempt, body });
-        Ok(())
     }
 
     fn remove(&mut self, lane_id: i64, key: i64, batch: &mut Batch) {
@@ -335,6 +268,7 @@ impl Engine {
                 next_key: first,
                 cursor: first,
                 returned: BTreeSet::new(),
+                reserved: HashSet::new(),
                 first_own_key: first,
                 ready: 0,
                 delayed: 0,
@@ -354,6 +288,9 @@ struct Batch {
     removed: Vec<i64>,
     lanes: BTreeSet<i64>,
     released: Vec<(u64, u64, Held)>,
+    /// The numbers of its reservations, and the messages whose reservations it takes back.
+    reserved: Vec<u64>,
+    taken_back: Vec<(i64, i64)>,
     /// What the file's rows took before this transaction, where that was asked.
     used_bytes: Option<u64>,
 }

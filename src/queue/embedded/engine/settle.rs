@@ -53,7 +53,7 @@ impl Engine {
                 let lane_id = self.lane_id(&event.tenant, event.reason.lane())?;
                 let body = StoredBody::of(&event);
                 if after.is_zero() {
-                    return self.append(lane_id, attempt, body, batch);
+                    return self.append(lane_id, attempt, body, batch).map(drop);
                 }
                 let delay_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
                 let due_ms = now_ms.saturating_add(delay_ms);
