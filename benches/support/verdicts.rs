@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::load::{Run, Side, measured};
 use super::session_api::APP_KEY;
 use super::wire::Wire;
 
-/// Until the first question of a rate is due.
-const BEFORE_THE_FIRST: Duration = Duration::from_millis(50);
+/// How often it is looked which questions are due.
+const TICK: Duration = Duration::from_micros(100);
 
 /// A question of the app server, as it goes over the wire.
 pub(crate) fn request(path: &str, body: &Value) -> Vec<u8> {
@@ -60,26 +61,29 @@ impl Questions {
     /// counted from when it was due.
     pub(crate) async fn at_rate(&self, side: &Side, per_second: f64) -> anyhow::Result<Run> {
         let wires = self.connect(side.addr).await?;
-        let begin = Instant::now() + BEFORE_THE_FIRST;
+        let (due, next) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let begin = Instant::now();
         let mut asking = Vec::new();
-        for (first, mut wire) in wires.into_iter().enumerate() {
-            let (requests, connections) = (Arc::clone(&self.requests), self.connections);
+        for mut wire in wires {
+            let (requests, due, next) = (Arc::clone(&self.requests), Arc::clone(&due), Arc::clone(&next));
             asking.push(async move {
                 let mut took_ms = Vec::new();
-                for number in (first..requests.len()).step_by(connections) {
-                    let Some(request) = requests.get(number) else { break };
-                    #[expect(clippy::cast_precision_loss, reason = "thousands of requests")]
-                    let due = begin + Duration::from_secs_f64(number as f64 / per_second);
-                    let is_late = due < Instant::now();
-                    sleep_until(due).await;
-                    let from = if is_late { due } else { Instant::now() };
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(request) = requests.get(number) else { break Ok(took_ms) };
+                    let is_late = due.available_permits() > 0;
+                    due.acquire().await?.forget();
+                    let from = if is_late { begin + place(number, per_second) } else { Instant::now() };
                     wire.ask(request, "200").await?;
                     took_ms.push(from.elapsed().as_secs_f64() * 1_000.0);
                 }
-                Ok(took_ms)
             });
         }
-        measured(&side.service, asking).await
+        let count = self.requests.len();
+        let pace = std::thread::spawn(move || release(&due, count, begin, per_second));
+        let run = measured(&side.service, asking).await;
+        pace.join().map_err(|_panic| anyhow::anyhow!("the thread that lets questions go has failed"))?;
+        run
     }
 
     async fn connect(&self, addr: SocketAddr) -> anyhow::Result<Vec<Wire>> {
@@ -88,5 +92,26 @@ impl Questions {
             wires.push(Wire::open(addr).await?);
         }
         Ok(wires)
+    }
+}
+
+/// When a question is due, from the first one on.
+fn place(number: usize, per_second: f64) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "thousands of requests")]
+    let number = number as f64;
+    Duration::from_secs_f64(number / per_second)
+}
+
+/// Lets so many questions go, each when it is due. A thread of its own: the runtime's timer counts in milliseconds, and would
+/// let all that falls due within one go at once.
+#[expect(clippy::disallowed_methods, reason = "this thread is its own: nothing else waits for it")]
+fn release(due: &Semaphore, count: usize, begin: Instant, per_second: f64) {
+    let mut released = 0;
+    while released < count {
+        std::thread::sleep(TICK);
+        let fallen_due = (released..count).take_while(|number| begin + place(*number, per_second) <= Instant::now());
+        let more = fallen_due.count();
+        due.add_permits(more);
+        released += more;
     }
 }
