@@ -237,10 +237,9 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
+        let mut digits = [0; 32];
+        hex::encode_to_slice(self.0, &mut digits).map_err(|_length| fmt::Error)?;
+        f.write_str(std::str::from_utf8(&digits).map_err(|_digits| fmt::Error)?)
     }
 }
 

@@ -112,8 +112,8 @@ pub struct ApiMetrics {
 }
 
 impl ApiMetrics {
-    /// The first digit of a status and what stands for it.
-    const CLASSES: [(u16, &str); 4] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx")];
+    /// What stands for a status, from 200 on.
+    const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
     /// What credentials a request may have.
     pub const CREDENTIALS: [&str; 3] = ["app_key", "user_token", "none"];
 
@@ -130,21 +130,34 @@ impl ApiMetrics {
         }
     }
 
-    /// Makes a route's series appear with zeros.
-    pub fn announce(&self, route: &str) {
-        for class in ["2xx", "4xx", "5xx"] {
-            self.requests.get_or_create(&labels([("route", route), ("status", class)])).inc_by(0);
-        }
+    /// A route's series, which appear with zeros.
+    pub fn of_route(&self, route: &str) -> RouteMetrics {
         for credentials in Self::CREDENTIALS {
             self.refused.get_or_create(&labels([("credentials", credentials)])).inc_by(0);
         }
+        RouteMetrics {
+            requests: Self::CLASSES
+                .map(|class| self.requests.get_or_create(&labels([("route", route), ("status", class)])).clone()),
+            duration: self.duration.get_or_create(&labels([("route", route)])).clone(),
+        }
     }
+}
 
+/// The series of one route, found once: requests are too many to look for them each time.
+pub struct RouteMetrics {
+    /// By [`ApiMetrics::CLASSES`].
+    requests: [Counter; 4],
+    duration: Histogram,
+}
+
+impl RouteMetrics {
     /// Counts a request that was answered.
-    pub fn observe(&self, route: &str, status: u16, took: Duration) {
-        let class = Self::CLASSES.iter().find(|(first, _)| *first == status / 100).map_or("other", |(_, class)| class);
-        self.requests.get_or_create(&labels([("route", route), ("status", class)])).inc();
-        self.duration.get_or_create(&labels([("route", route)])).observe(took.as_secs_f64());
+    pub fn observe(&self, status: u16, took: Duration) {
+        let class = usize::from(status / 100).checked_sub(2);
+        if let Some(requests) = class.and_then(|class| self.requests.get(class)) {
+            requests.inc();
+        }
+        self.duration.observe(took.as_secs_f64());
     }
 }
 
