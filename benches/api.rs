@@ -17,7 +17,7 @@ use soloist::http::connections_that_fit;
 use soloist::sandbox::{Faults, Sandbox, SandboxConfig};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use support::decisions::{self, DECISIONS, LAST};
 use support::disk::Fsyncs;
@@ -49,6 +49,8 @@ const NOWHERE: &str = "http://127.0.0.1:9";
 /// Callers that ask at the same time, each for another user, and how often each asks in a run.
 const LANES: usize = 8;
 const ASKED_A_LANE: usize = 75;
+/// They pause for up to so long before each question: callers are not in step with each other.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 const STREAMS: usize = 10_000;
 /// Longer than an open stream is silent.
@@ -63,7 +65,14 @@ fn main() -> anyhow::Result<()> {
     match arguments.as_slice() {
         [_, "serve", folder, api_url] => runtime.block_on(session_api::serve(folder, api_url)),
         [_, "bare", answer] => runtime.block_on(session_api::bare(answer)),
-        parts if support::is_wanted() => {
+        [_, parts @ ..] if support::is_wanted() => {
+            let unknown = parts.iter().find(|part| !part.starts_with('-') && !PARTS.contains(part));
+            anyhow::ensure!(
+                unknown.is_none(),
+                "there is no part {}: name {}",
+                unknown.unwrap_or(&""),
+                PARTS.join(", ")
+            );
             let is_asked = |part| !PARTS.iter().any(|part| parts.contains(part)) || parts.contains(&part);
             if is_asked("verdicts") {
                 verdicts()?;
@@ -122,7 +131,7 @@ async fn verdicts() -> anyhow::Result<()> {
         "\napi, verdicts: a ledger of {DECISIONS} decisions, filled in {:.0} s, opened in {:.1} s, and the ends of the last \
          {IN_MEMORY} of them\nin memory after {:.0} s ({memory_mib:.0} MiB in all); {CONNECTIONS} connections, every question \
          about another end, {VERDICTS} a run,\n{RUNS} runs in turn; median (min–max). `constant` checks key, limit and \
-         body, and has no index.\n",
+         body, and has no index. At half load the\nquestions come at an even pace.\n",
         filled.as_secs_f64(),
         opened.as_secs_f64(),
         taken_in.as_secs_f64(),
@@ -220,9 +229,7 @@ impl Kind {
                     sandbox.login_in_silence(user, Some(device))?;
                 }
             }
-            // Callers are not in step with each other: one begins when the one before it is so far into its two calls.
-            let begins = Instant::now() + LATENCY * 2 * u32::try_from(lane)? / u32::try_from(LANES)?;
-            lanes.spawn(ask_and_list(begins, service, sandbox.addr(), users));
+            lanes.spawn(ask_and_list(service, sandbox.addr(), users));
         }
         let (mut checkpoint_ms, mut listing_ms) = (Vec::new(), Vec::new());
         while let Some(lane) = lanes.join_next().await {
@@ -244,15 +251,14 @@ impl Kind {
 
 /// Milliseconds of a checkpoint for each of these users, and of their listing.
 async fn ask_and_list(
-    begins: Instant,
     service: SocketAddr,
     provider: SocketAddr,
     users: Vec<String>,
 ) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
     let (mut service, mut provider) = (Wire::open(service).await?, Wire::open(provider).await?);
     let (mut asked, mut listed) = (Vec::new(), Vec::new());
-    sleep_until(begins).await;
     for user in users {
+        sleep(PAUSE_MAX.mul_f64(rand::random())).await;
         let checkpoint = request("/v1/checkpoint", &json!({ "uid": user }));
         let from = Instant::now();
         service.ask(&checkpoint, "200").await?;
@@ -280,9 +286,9 @@ async fn checkpoints() -> anyhow::Result<()> {
         fsyncs.probe(folder.path())?;
     }
     println!(
-        "\napi, checkpoints: {} ms a provider call, {LANES} callers that ask and list in turn, {} of each a run, {RUNS} \
-         runs;\nmedian (min–max). `listing` is the provider's call alone, by the same client. One that displaces is \
-         answered\nonce the look that follows is durable.\n",
+        "\napi, checkpoints: {} ms a provider call, {LANES} callers that ask and list in turn, with pauses at random, {} of \
+         each a\nrun, {RUNS} runs; median (min–max). `listing` is the provider's call alone, by the same client. One that \
+         displaces is\nanswered once the look that follows is durable.\n",
         LATENCY.as_millis(),
         LANES * ASKED_A_LANE,
     );

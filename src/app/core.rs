@@ -387,8 +387,8 @@ async fn remember_all(
     loop {
         let (ends, next) = ledger.earlier_ends(tenant, since, from).await?;
         let ends: Vec<Ending> = ends.iter().flat_map(|(user, decision)| endings_of(tenant, user, decision)).collect();
-        // Those of the next step are older than this step's first.
-        let is_full = ends.first().is_some_and(|oldest| !endings.has_room_for(oldest.at));
+        // Those of the next steps are older, but for a few that were recorded late.
+        let is_full = !ends.is_empty() && !ends.iter().any(|end| endings.has_room_for(end.at));
         for ending in ends {
             endings.note(ending, clock.now());
         }

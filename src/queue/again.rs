@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Queue, QueueError, Reserved};
+use super::{Queue, QueueError};
 use crate::model::{EventId, LoginEvent, Reason, TenantId, UserId};
 
 /// Messages that are published at once.
@@ -13,36 +13,16 @@ const BATCH_MAX: usize = 256;
 /// # Errors
 /// When it could not be put into the queue; asking again is harmless.
 pub async fn look_at_once(queue: &dyn Queue, tenant: &TenantId, user: &UserId) -> Result<EventId, QueueError> {
-    publish(queue, look(tenant, user, Reason::Enforce)).await
-}
-
-/// Has a user looked at who logged in a moment ago, as an app says: as for any login whose time is not known exactly.
-///
-/// # Errors
-/// When it could not be put into the queue; asking again is harmless.
-pub async fn look_for_login(
-    queue: &dyn Queue,
-    tenant: &TenantId,
-    user: &UserId,
-    at: Timestamp,
-) -> Result<EventId, QueueError> {
-    publish(queue, login(tenant, user, at)).await
-}
-
-/// Makes ready what [`look_for_login`] asks for, before it is known whether anybody has to go. `None` where that cannot be
-/// taken back.
-pub fn reserve_for_login(queue: &dyn Queue, tenant: &TenantId, user: &UserId, at: Timestamp) -> Option<Reserved> {
-    queue.reserve(&login(tenant, user, at))
-}
-
-fn login(tenant: &TenantId, user: &UserId, at: Timestamp) -> LoginEvent {
-    LoginEvent { at: Some(at), ..look(tenant, user, Reason::Login) }
-}
-
-async fn publish(queue: &dyn Queue, event: LoginEvent) -> Result<EventId, QueueError> {
+    let event = look(tenant, user, Reason::Enforce);
     let id = event.id.clone();
     queue.publish(&[event]).await?;
     Ok(id)
+}
+
+/// The look at a user who logged in a moment ago, as an app says: as for any login whose time is not known exactly. Without a
+/// time nobody is turned away by it.
+pub fn login_look(tenant: &TenantId, user: &UserId, at: Option<Timestamp>) -> LoginEvent {
+    LoginEvent { at, ..look(tenant, user, Reason::Login) }
 }
 
 /// Has users looked at again, in the background.

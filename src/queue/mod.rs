@@ -17,7 +17,7 @@ pub mod embedded;
 pub mod rabbitmq;
 mod reserved;
 
-pub use self::again::{look_again, look_at_once, look_for_login, reserve_for_login};
+pub use self::again::{login_look, look_again, look_at_once};
 pub use self::reserved::Reserved;
 
 /// Names one hand-over of a message. Only good with the subscription that gave it.
@@ -35,7 +35,7 @@ pub struct Delivery {
     pub event: LoginEvent,
     /// 1-based; counts hand-overs that were settled with [`Next::Retry`].
     pub attempt: u32,
-    /// It may have been handed out before: a process ended, or a subscription gave it back.
+    /// It may have been handed out before: a process ended, or a subscription gave it back, or it was reserved.
     pub redelivered: bool,
 }
 
@@ -205,8 +205,8 @@ pub trait Queue: Send + Sync {
     /// Events with [`crate::model::Reason::Login`] that were accepted in the dedupe window are counted, not queued.
     async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError>;
 
-    /// Begins to make an event durable before it is known whether it is wanted. `None` where that cannot be taken back: there
-    /// it is published once it is known. It is never taken for a duplicate.
+    /// Begins to make an event durable before it is known whether it is wanted. `None` where that cannot be taken back, or
+    /// not now: there it is published once it is known. It is never taken for a duplicate.
     fn reserve(&self, _event: &LoginEvent) -> Option<Reserved> {
         None
     }
@@ -279,7 +279,7 @@ pub trait Subscription: Send + Sync {
     async fn close(&self) -> Result<(), QueueError>;
 }
 
-/// What waits in one lane of one tenant. `None` where a backend cannot know.
+/// What waits in one lane of one tenant; what is only reserved does not. `None` where a backend cannot know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneStats {
     pub tenant: TenantId,

@@ -10,28 +10,29 @@ use super::QueueError;
 pub struct Reserved {
     durable: oneshot::Receiver<Result<(), QueueError>>,
     /// Says whether it is wanted.
-    end: Option<Box<dyn FnOnce(bool) + Send + Sync>>,
+    end: Option<Box<dyn FnOnce(bool) + Send>>,
 }
 
 impl Reserved {
     /// `durable` is answered once it is; `end` is called once, with whether it is wanted.
     pub(super) fn new(
         durable: oneshot::Receiver<Result<(), QueueError>>,
-        end: impl FnOnce(bool) + Send + Sync + 'static,
+        end: impl FnOnce(bool) + Send + 'static,
     ) -> Self {
         Self { durable, end: Some(Box::new(end)) }
     }
 
-    /// Has it handed out: durable when it returns, which is at once where it was before.
+    /// Has it handed out: durable when it returns, which is at once where it was before. Whoever stops waiting has it handed
+    /// out all the same.
     ///
     /// # Errors
-    /// When it could not be made durable; then it is taken back.
+    /// When it could not be made durable; then nothing is left of it.
     pub async fn wanted(mut self) -> Result<(), QueueError> {
-        (&mut self.durable).await.map_err(|_dropped| QueueError::Stopped)??;
+        // First: what is promised to others who ask for the same must not depend on who waits here.
         if let Some(end) = self.end.take() {
             end(true);
         }
-        Ok(())
+        (&mut self.durable).await.map_err(|_dropped| QueueError::Stopped)?
     }
 }
 

@@ -20,6 +20,11 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
+    /// Messages in its file, those that are reserved included.
+    pub(crate) async fn messages(&self) -> u64 {
+        self.running.as_ref().unwrap().0.usage().await.unwrap().messages
+    }
+
     /// Where its files are.
     pub(crate) fn folder(&self) -> &TempDir {
         &self.folder

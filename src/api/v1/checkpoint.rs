@@ -160,7 +160,7 @@ async fn check(
         _ => return Err(WHO),
     };
     let enforcer = api.enforcer(&tenant)?;
-    let reserved = api.reserve(&tenant, &user);
+    let look = api.prepare(&tenant, &user, token.is_some());
     let answer = if let Some(token) = token {
         of_newcomer(&api.in_time(enforcer.admit(&user, Newcomer::Here(&token))).await?)
     } else {
@@ -174,7 +174,7 @@ async fn check(
     };
     if is_due {
         work.begin().await?;
-        api.enforce(&tenant, &user, reserved, work).await?;
+        api.enforce(look, work).await?;
     }
     Ok(answer)
 }

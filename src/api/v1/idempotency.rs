@@ -3,7 +3,8 @@
 //!
 //! A client whose answer was lost cannot know whether to ask again: meanwhile somebody may have logged in whom the repeat
 //! would end. With a key it may. Where it stands is kept in two places: the answers in memory, and in [`Begun`] that a request
-//! was begun, which is durable before anything is ended.
+//! was begun, which is durable before anything is ended. Only the look of a checkpoint may be durable before it: a crash in
+//! between has its user looked at, and the repeat once more, which is harmless.
 //!
 //! A key is its caller's: of one user or one app key, of one tenant, on one route. It is used up by [`Work::begin`], so not by
 //! a request that was refused before (its credentials, its body, a limit, a login too old, LoginRadius not to be reached), nor

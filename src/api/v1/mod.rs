@@ -57,9 +57,9 @@ use crate::config::ApiConfig;
 use crate::directives::Control;
 use crate::http::{Problem, WRONG_METHOD};
 use crate::ledger::Endings;
-use crate::model::{TenantId, UserId};
+use crate::model::{LoginEvent, TenantId, UserId};
 use crate::provider::ProviderError;
-use crate::queue::{Queue, Reserved, look_for_login, reserve_for_login};
+use crate::queue::{Queue, Reserved, login_look};
 use crate::telemetry::{Metrics, RouteMetrics, causes};
 use crate::worker::{Evaluation, StepError, TenantEnforcer};
 
@@ -250,11 +250,23 @@ impl Lately {
         before.is_none_or(|at| at.elapsed() >= LATELY)
     }
 
+    /// Whether somebody has.
+    fn has_asked(&self, tenant: &TenantId, user: &UserId) -> bool {
+        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.get(&(tenant.clone(), user.clone())).is_some_and(|at| at.elapsed() < LATELY)
+    }
+
     /// Nobody has asked for this user after all.
     fn forget(&self, tenant: &TenantId, user: &UserId) {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         asked.remove(&(tenant.clone(), user.clone()));
     }
+}
+
+/// A look that may be due, and is durable before that is known where the queue can take it back.
+struct Prepared {
+    event: LoginEvent,
+    reserved: Option<Reserved>,
 }
 
 /// What [`Lately`] remembers.
@@ -279,28 +291,25 @@ impl Api {
         self.in_time(enforcer.view(user)).await
     }
 
-    /// Begins to make a look durable at a user who may have to be enforced, while LoginRadius is being asked: so nobody waits
-    /// for the disk afterwards. Dropped, it is taken back.
-    fn reserve(&self, tenant: &TenantId, user: &UserId) -> Option<Reserved> {
-        reserve_for_login(&*self.sessions.queue, tenant, user, self.sessions.clock.now())
+    /// Begins to make the look durable that may be due at a user, while LoginRadius is being asked: so nobody waits for the
+    /// disk afterwards. Dropped, it is taken back. It is for a login only where one is sure to have been.
+    fn prepare(&self, tenant: &TenantId, user: &UserId, is_login: bool) -> Prepared {
+        let event = login_look(tenant, user, is_login.then(|| self.sessions.clock.now()));
+        let is_spared = self.lately.has_asked(tenant, user);
+        Prepared { reserved: if is_spared { None } else { self.sessions.queue.reserve(&event) }, event }
     }
 
     /// Has a user enforced who has just logged in: durable when it returns.
-    async fn enforce(
-        &self,
-        tenant: &TenantId,
-        user: &UserId,
-        reserved: Option<Reserved>,
-        work: &Work,
-    ) -> Result<(), Problem> {
+    async fn enforce(&self, look: Prepared, work: &Work) -> Result<(), Problem> {
+        let Prepared { event, reserved } = look;
+        let (tenant, user) = (&event.tenant, &event.user);
         if !self.lately.is_first(tenant, user) {
             return Ok(());
         }
-        let (queue, now) = (&*self.sessions.queue, self.sessions.clock.now());
         let look = async {
             match reserved {
                 Some(reserved) => reserved.wanted().await,
-                None => look_for_login(queue, tenant, user, now).await.map(drop),
+                None => self.sessions.queue.publish(std::slice::from_ref(&event)).await.map(drop),
             }
         };
         let asked = timeout(QUEUE_TIMEOUT, look).await;

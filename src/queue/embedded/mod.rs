@@ -35,8 +35,10 @@ use crate::clock::Clock;
 use crate::model::{Lane, LoginEvent, TenantId};
 use crate::sqlite;
 
-/// Commands that may wait for the queue's thread; every caller waits for its answer, so this is never near.
+/// Commands that may wait for the queue's thread. Whoever publishes or settles waits for the answer, so it is never near.
 const COMMANDS_MAX: usize = 65_536;
+/// From so many on nothing is reserved: who reserves does not wait, and must leave room for those who do.
+const RESERVE_BELOW: usize = 1_024;
 /// How often the write-ahead log is moved into the file. It keeps the disk busy for some ten milliseconds: rarely
 /// enough that it does not show in the 99th percentile of a commit.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(3);
@@ -54,7 +56,7 @@ const IDLE_MAX: Duration = Duration::from_mins(1);
 pub struct Usage {
     /// Of the disk, without room that is free again inside the file.
     pub bytes: u64,
-    /// Ready, handed out and delayed ones; dead letters do not count.
+    /// Ready, handed out, reserved and delayed ones; dead letters do not count.
     pub messages: u64,
     pub oldest_accepted_at: Option<jiff::Timestamp>,
 }
@@ -315,12 +317,15 @@ impl Queue for EmbeddedQueue {
     }
 
     fn reserve(&self, event: &LoginEvent) -> Option<Reserved> {
+        if self.waiting.load(Ordering::Relaxed) >= RESERVE_BELOW {
+            return None;
+        }
         let (reply, durable) = oneshot::channel();
         let number = self.reservations.fetch_add(1, Ordering::Relaxed);
         self.send(Command::Reserve { number, event: Incoming::of(event), reply }).ok()?;
         let queue = self.clone();
         Some(Reserved::new(durable, move |is_wanted| {
-            // One for each reservation: that many are never too many. A queue that has ended hands it out when it is opened.
+            // There is one for each reservation, so they are not too many. A queue that has ended hands it out when it is opened.
             queue.waiting.fetch_add(1, Ordering::Relaxed);
             queue.commands.send(Command::EndReservation { number, is_wanted });
         }))
@@ -356,13 +361,11 @@ impl DeadLetters for EmbeddedQueue {
     }
 
     async fn redrive(&self, selection: &Selection) -> Result<u64, QueueError> {
-        let selection = selection.clone();
-        self.ask(|reply| Command::Redrive { selection, reply }).await
+        self.ask(|reply| Command::Redrive { selection: selection.clone(), reply }).await
     }
 
     async fn discard(&self, selection: &Selection) -> Result<u64, QueueError> {
-        let selection = selection.clone();
-        self.ask(|reply| Command::DropDead { selection, reply }).await
+        self.ask(|reply| Command::DropDead { selection: selection.clone(), reply }).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use soloist::sandbox::{Faults, Sandbox, SandboxConfig};
+use soloist::sandbox::{Faults, Outage, Sandbox, SandboxConfig};
 
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +112,23 @@ async fn where_the_oldest_give_way_a_newcomer_is_allowed_and_they_are_ended_at_o
     shop.service.settled().await;
     let left: Vec<String> = shop.service.sandbox.sessions("ann").into_iter().map(|s| s.session).collect();
     assert_eq!(left, [second.session]);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_after_which_nobody_has_to_go_has_nobody_looked_at() {
+    let shop = Shop::open(&[]).await;
+    let login = shop.login_in_silence("ann", "phone");
+    for asked in [json!({"uid": "ann"}), json!({"token": login.access_token}), json!({"uid": "nobody"})] {
+        shop.app("/v1/checkpoint", &asked).await;
+    }
+    shop.service.sandbox.set_faults(Faults { outage: Outage::Unavailable, ..Faults::default() });
+    let (status, _) = shop.app("/v1/checkpoint", &json!({"uid": "ann"})).await;
+    assert_eq!(status, 503);
+    shop.service.sandbox.set_faults(Faults::default());
+    shop.service.settled().await;
+    let looks = shop.service.sandbox.report(1).answers["list 200"];
+    assert!(looks <= 3, "{looks} lists for three answers");
     shop.close().await;
 }
 

@@ -44,9 +44,8 @@ impl Engine {
     /// Has a reserved message handed out, or takes it away. One whose reservation failed is not known.
     pub(super) fn end_reservation(&mut self, number: u64, is_wanted: bool, batch: &mut Batch) {
         let Some((lane_id, key)) = self.release(number) else { return };
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
         if is_wanted {
-            lane.returned.insert(key);
+            self.give_back(lane_id, key);
             return;
         }
         self.remove(lane_id, key, batch);
@@ -61,9 +60,16 @@ impl Engine {
             self.release(number);
         }
         for (lane_id, key) in batch.taken_back.drain(..) {
-            if let Some(lane) = self.lanes.get_mut(&lane_id) {
-                lane.returned.insert(key);
-            }
+            self.give_back(lane_id, key);
+        }
+    }
+
+    /// Has a message handed out that was kept back. One that its lane has not come to yet is found there.
+    fn give_back(&mut self, lane_id: i64, key: i64) {
+        if let Some(lane) = self.lanes.get_mut(&lane_id)
+            && key < lane.cursor
+        {
+            lane.returned.insert(key);
         }
     }
 

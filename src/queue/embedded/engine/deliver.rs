@@ -43,7 +43,8 @@ impl Engine {
         for &key in &again {
             rows.extend(self.store.messages(key, key + 1, 1)?.into_iter().map(|row| (row, true)));
         }
-        let fresh = fresh(&self.store, lane, room - again.len())?;
+        let room_left = room - again.len();
+        let fresh = fresh(&self.store, lane, room_left)?;
         for key in &again {
             lane.returned.remove(key);
         }
@@ -160,16 +161,14 @@ impl Engine {
 
     fn stats(&self) -> Vec<LaneStats> {
         let held = |lane_id: i64| -> u64 {
-            let handed_out = self.subscribers.values().filter(|s| s.lane_id == lane_id).map(|s| s.held.len());
-            let reserved = self.lanes.get(&lane_id).map_or(0, |lane| lane.reserved.len());
-            (handed_out.sum::<usize>() + reserved) as u64
+            self.subscribers.values().filter(|s| s.lane_id == lane_id).map(|s| s.held.len() as u64).sum()
         };
         self.lanes
             .iter()
             .map(|(&lane_id, lane)| LaneStats {
                 tenant: lane.tenant.clone(),
                 lane: lane.lane,
-                ready: lane.ready.saturating_sub(held(lane_id)),
+                ready: lane.ready.saturating_sub(held(lane_id) + lane.reserved.len() as u64),
                 unsettled: Some(held(lane_id)),
                 delayed: Some(lane.delayed),
                 dead: Some(self.dead.get(&lane_id).copied().unwrap_or(0)),

@@ -34,9 +34,9 @@ struct LaneState {
     tenant: TenantId,
     lane: Lane,
     next_key: i64,
-    /// Everything before it was handed out or settled.
+    /// Everything before it was handed out, settled or reserved.
     cursor: i64,
-    /// Handed out and given back, or reserved and wanted.
+    /// Handed out and given back, or reserved and wanted: all before the cursor, or they would be found twice.
     returned: BTreeSet<i64>,
     /// Nobody has said yet whether they are wanted.
     reserved: HashSet<i64>,
@@ -129,7 +129,8 @@ impl Engine {
         self.next_due_ms.map(|due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)))
     }
 
-    /// Applies all commands in one transaction and answers them after its commit; on an error none is applied.
+    /// Applies all commands in one transaction and answers them after its commit; on an error none is applied, except that
+    /// what was reserved before is handed out.
     ///
     /// # Errors
     /// When the file is damaged, or cannot even be read after a failed write: then this queue must not go on.
