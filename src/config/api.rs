@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -59,7 +60,7 @@ pub struct ApiConfig {
     pub token_requests_per_second: u32,
     pub address_requests_per_second: u32,
     /// Proxies whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<IpNet>,
     /// Whether who was signed out is told the coarse place of the device that took over.
     pub why_place: bool,
 }
@@ -84,8 +85,9 @@ pub(super) fn read(reader: &mut Reader) -> ApiConfig {
         if is_origin { Ok(text.to_owned()) } else { Err("must look like https://app.example".to_owned()) }
     });
     let trusted_proxies = read_list(reader, "api.trusted_proxies", |value| {
-        let ip = value.as_str().and_then(|text| text.parse().ok());
-        ip.ok_or_else(|| "must be an IP address".to_owned())
+        let text = value.as_str().unwrap_or_default();
+        let network = text.parse::<IpAddr>().map(IpNet::from).ok().or_else(|| text.parse().ok());
+        network.ok_or_else(|| "must be an IP address, or a network such as 10.0.0.0/8".to_owned())
     });
     ApiConfig {
         keys,

@@ -201,7 +201,7 @@ static OPTIONS: &[OptionDoc] = &[
         "requests a second with one user's token"),
     option("api.address_requests_per_second", Some("50"), count(1_000_000),
         "requests a second from one address without an app key; a refused one counts for ten"),
-    option("api.trusted_proxies", None, Grammar::List("a list of IP addresses"),
+    option("api.trusted_proxies", None, Grammar::List("a list of IP addresses and networks"),
         "proxies in front of the public listener, whose X-Forwarded-For tells the address of who asks"),
     option("why.place", Some("false"), Grammar::Flag,
         "true tells who was signed out in which city the device is that took over"),

@@ -313,3 +313,17 @@ fn a_policys_options_and_defaults_are_those_that_its_own_reader_knows() {
     let theirs: Vec<_> = written::KEYS.iter().map(|(key, default)| (*key, bare(default))).collect();
     assert_eq!(ours.iter().map(|(key, default)| (*key, bare(default))).collect::<Vec<_>>(), theirs);
 }
+
+#[test]
+fn a_proxy_is_trusted_by_its_address_or_its_network() {
+    let proxies = |list: &str| format!("[api]\ntrusted_proxies = {list}\n");
+    let config = load(&proxies(r#"["192.0.2.1", "2001:db8::1", "10.0.0.0/8"]"#), &[KEY, SECRET]).unwrap();
+    let trusted: Vec<String> = config.api.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(trusted, ["192.0.2.1/32", "2001:db8::1/128", "10.0.0.0/8"]);
+    let lines = mistakes(&proxies(r#"["proxy.example", "10.0.0.0/33", 7]"#), &[KEY, SECRET]);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.contains("must be an IP address, or a network such as 10.0.0.0/8")),
+        "{lines:?}"
+    );
+}

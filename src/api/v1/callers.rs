@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::extract::{ConnectInfo, Request};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -60,7 +61,7 @@ const NO_TENANT: Problem = Problem::new(
 
 pub(super) struct Callers {
     keys: Vec<AppKey>,
-    proxies: Vec<IpAddr>,
+    proxies: Vec<IpNet>,
     by_key: Limit<usize>,
     pub(super) by_token: Limit<TokenDigest>,
     by_address: Limit<IpAddr>,
@@ -122,7 +123,7 @@ impl Callers {
         let lines: Vec<&str> =
             headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
         let mut named = lines.iter().rev().flat_map(|line| line.rsplit(','));
-        while self.proxies.contains(&asking) {
+        while self.proxies.iter().any(|proxy| proxy.contains(&asking)) {
             let Some(before) = named.next().and_then(read_address) else { break };
             asking = before;
         }
@@ -259,7 +260,7 @@ mod tests {
     fn callers(proxies: &[&str]) -> Callers {
         Callers {
             keys: Vec::new(),
-            proxies: proxies.iter().map(|ip| ip.parse().unwrap()).collect(),
+            proxies: proxies.iter().map(|network| network.parse().unwrap()).collect(),
             by_key: Limit::new(1),
             by_token: Limit::new(1),
             by_address: Limit::new(1),
@@ -280,13 +281,16 @@ mod tests {
     fn only_proxies_that_are_trusted_say_who_asks() {
         let direct = callers(&[]);
         assert_eq!(asks(&direct, "192.0.2.1", Some("198.51.100.7")), "192.0.2.1");
-        let behind = callers(&["192.0.2.1", "192.0.2.2"]);
+        let behind = callers(&["192.0.2.1/32", "192.0.2.2/32"]);
         assert_eq!(asks(&behind, "192.0.2.1", Some("203.0.113.9, 198.51.100.7, 192.0.2.2")), "198.51.100.7");
         assert_eq!(asks(&behind, "192.0.2.1", Some("198.51.100.7:4711")), "198.51.100.7");
         for junk in ["junk", "203.0.113.9, unknown"] {
             assert_eq!(asks(&behind, "192.0.2.1", Some(junk)), "192.0.2.1", "{junk}");
         }
         assert_eq!(asks(&behind, "::ffff:192.0.2.1", Some("2001:db8:1:2:3::4")), "2001:db8:1:2::");
+        let cluster = callers(&["10.0.0.0/8", "2001:db8::/32"]);
+        assert_eq!(asks(&cluster, "10.1.2.3", Some("198.51.100.7, 2001:db8::5")), "198.51.100.7");
+        assert_eq!(asks(&cluster, "11.1.2.3", Some("198.51.100.7")), "11.1.2.3");
     }
 
     #[test]
