@@ -22,8 +22,8 @@ use crate::api::{self, Hosts, v1};
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
 use crate::ledger::{
-    Ending, Endings, KNOWN_FOR, Ledger, LedgerError, LedgerOptions, LedgerThread, Remembering, RemoteLedger,
-    SqliteLedger, endings_of,
+    Endings, KNOWN_FOR, Ledger, LedgerError, LedgerOptions, LedgerThread, Remembering, RemoteLedger, SqliteLedger,
+    endings_of,
 };
 use crate::model::TenantId;
 use crate::notify::{Notices, Outbox, OutboxParts, Source, Texts};
@@ -386,15 +386,10 @@ async fn remember_all(
     let mut from = None;
     loop {
         let (ends, next) = ledger.earlier_ends(tenant, since, from).await?;
-        let ends: Vec<Ending> = ends.iter().flat_map(|(user, decision)| endings_of(tenant, user, decision)).collect();
-        // Those of the next steps are older, but for a few that were recorded late.
-        let is_full = !ends.is_empty() && !ends.iter().any(|end| endings.has_room_for(end.at));
-        for ending in ends {
+        for ending in ends.iter().flat_map(|(user, decision)| endings_of(tenant, user, decision)) {
             endings.note(ending, clock.now());
         }
-        if next.is_none() || is_full {
-            return Ok(());
-        }
-        from = next;
+        let Some((next, _)) = next.filter(|(_, newest)| endings.has_room_for(*newest)) else { return Ok(()) };
+        from = Some(next);
     }
 }

@@ -41,13 +41,13 @@ pub(super) fn ends(db: &Connection, tenant: &TenantId, since: Timestamp) -> rusq
 type Decided = Vec<(UserId, Value)>;
 
 /// Decisions back to `since` in steps, the last ones first: those of a tenant that ended sessions, and where the next step
-/// begins. `from` is where the step before said, and for the first one `None`.
+/// begins, with the time of its newest decision. `from` is where the step before said, and for the first one `None`.
 pub(super) fn earlier_ends(
     db: &Connection,
     tenant: &TenantId,
     since: Timestamp,
     from: Option<i64>,
-) -> rusqlite::Result<(Decided, Option<i64>)> {
+) -> rusqlite::Result<(Decided, Option<(i64, Timestamp)>)> {
     let upper = match from {
         Some(from) => from,
         None => newest(db)?,
@@ -58,7 +58,8 @@ pub(super) fn earlier_ends(
     let next_at: Option<i64> = db
         .prepare_cached("SELECT max(decided_at_ms) FROM decisions NOT INDEXED WHERE id > ?1 AND id <= ?2")?
         .query_row([lower.saturating_sub(ENDS_STEP), lower], |row| row.get(0))?;
-    Ok((ends, next_at.is_some_and(|at| at >= since.as_millisecond()).then_some(lower)))
+    let next = next_at.and_then(|at| Timestamp::from_millisecond(at).ok()).filter(|at| *at >= since);
+    Ok((ends, next.map(|newest| (lower, newest))))
 }
 
 fn newest(db: &Connection) -> rusqlite::Result<i64> {

@@ -211,7 +211,8 @@ impl SqliteLedger {
     }
 
     /// All decisions of a tenant that ended sessions since then, where [`super::Ledger::ends_since`] gives the last ones: a
-    /// step of them, the last ones first, and where the next step begins, if there is one. The first begins with `None`.
+    /// step of them, the last ones first, and where the next step begins, if there is one, with the time of its newest decision.
+    /// The first begins with `None`.
     ///
     /// # Errors
     /// The file cannot be read in time.
@@ -220,7 +221,7 @@ impl SqliteLedger {
         tenant: &TenantId,
         since: Timestamp,
         from: Option<i64>,
-    ) -> Result<(Vec<(UserId, serde_json::Value)>, Option<i64>), LedgerError> {
+    ) -> Result<(Vec<(UserId, serde_json::Value)>, Option<(i64, Timestamp)>), LedgerError> {
         let tenant = tenant.clone();
         self.read_beside(move |db| super::held::earlier_ends(db, &tenant, since, from)).await
     }
