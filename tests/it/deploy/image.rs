@@ -88,7 +88,7 @@ fn what_the_source_includes_from_outside_of_it_reaches_the_builder() {
 fn it_runs_as_nobody_in_particular_on_a_volume() {
     let (user, group) = only("USER").split_once(':').map(|(user, group)| (user.to_owned(), group.to_owned())).unwrap();
     assert!(user == group && user.parse::<u32>().unwrap() > 0, "a number is needed to see that it is not root");
-    assert_eq!(only("ENV"), format!("SOLOIST_DATA_DIR={}", only("VOLUME")));
+    assert_eq!(all("ENV"), [format!("SOLOIST_DATA_DIR={}", only("VOLUME")), "MIMALLOC_ALLOW_THP=0".to_owned()]);
     let prepared = all("RUN").iter().any(|run| run.contains(&format!("-m 700 {}", only("VOLUME"))));
     assert!(prepared, "a new volume has the owner and mode of the folder beneath it");
 }
