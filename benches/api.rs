@@ -66,13 +66,9 @@ fn main() -> anyhow::Result<()> {
         [_, "serve", folder, api_url] => runtime.block_on(session_api::serve(folder, api_url)),
         [_, "bare", answer] => runtime.block_on(session_api::bare(answer)),
         [_, parts @ ..] if support::is_wanted() => {
-            let unknown = parts.iter().find(|part| !part.starts_with('-') && !PARTS.contains(part));
-            anyhow::ensure!(
-                unknown.is_none(),
-                "there is no part {}: name {}",
-                unknown.unwrap_or(&""),
-                PARTS.join(", ")
-            );
+            if let Some(unknown) = parts.iter().find(|part| !part.starts_with('-') && !PARTS.contains(part)) {
+                anyhow::bail!("there is no part {unknown}: name {}", PARTS.join(", "));
+            }
             let is_asked = |part| !PARTS.iter().any(|part| parts.contains(part)) || parts.contains(&part);
             if is_asked("verdicts") {
                 verdicts()?;

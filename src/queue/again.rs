@@ -19,8 +19,8 @@ pub async fn look_at_once(queue: &dyn Queue, tenant: &TenantId, user: &UserId) -
     Ok(id)
 }
 
-/// The look at a user who logged in a moment ago, as an app says: as for any login whose time is not known exactly. Without a
-/// time nobody is turned away by it.
+/// The look at a user who logged in a moment ago, as an app says: as for any login whose time is not known exactly. One without
+/// a time turns nobody away.
 pub fn login_look(tenant: &TenantId, user: &UserId, at: Option<Timestamp>) -> LoginEvent {
     LoginEvent { at, ..look(tenant, user, Reason::Login) }
 }

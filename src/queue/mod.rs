@@ -35,7 +35,7 @@ pub struct Delivery {
     pub event: LoginEvent,
     /// 1-based; counts hand-overs that were settled with [`Next::Retry`].
     pub attempt: u32,
-    /// It may have been handed out before: a process ended, or a subscription gave it back, or it was reserved.
+    /// It may have been handed out before: a process ended, or a subscription gave it back. One that was reserved may look so.
     pub redelivered: bool,
 }
 
@@ -206,7 +206,7 @@ pub trait Queue: Send + Sync {
     async fn publish(&self, events: &[LoginEvent]) -> Result<Published, QueueError>;
 
     /// Begins to make an event durable before it is known whether it is wanted. `None` where that cannot be taken back, or
-    /// not now: there it is published once it is known. It is never taken for a duplicate.
+    /// not now: then it is published once it is known. It is never taken for a duplicate.
     fn reserve(&self, _event: &LoginEvent) -> Option<Reserved> {
         None
     }

@@ -160,7 +160,7 @@ async fn check(
         _ => return Err(WHO),
     };
     let enforcer = api.enforcer(&tenant)?;
-    let look = api.prepare(&tenant, &user, token.is_some());
+    let prepared = api.prepare(&tenant, &user);
     let answer = if let Some(token) = token {
         of_newcomer(&api.in_time(enforcer.admit(&user, Newcomer::Here(&token))).await?)
     } else {
@@ -174,6 +174,7 @@ async fn check(
     };
     if is_due {
         work.begin().await?;
+        let look = if answer.ends_newcomer { api.turn_away(&tenant, &user) } else { prepared };
         api.enforce(look, work).await?;
     }
     Ok(answer)

@@ -235,6 +235,12 @@ const NOT_NOW: Problem = Problem {
     ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_now", "this cannot be done now: try again")
 };
 
+/// A look that may be due, and is durable before that is known where the queue can take it back.
+struct Prepared {
+    event: LoginEvent,
+    reserved: Option<Reserved>,
+}
+
 /// For whom a look was asked within the last second: the next one is spared.
 #[derive(Default)]
 struct Lately(Mutex<HashMap<(TenantId, UserId), Instant>>);
@@ -263,12 +269,6 @@ impl Lately {
     }
 }
 
-/// A look that may be due, and is durable before that is known where the queue can take it back.
-struct Prepared {
-    event: LoginEvent,
-    reserved: Option<Reserved>,
-}
-
 /// What [`Lately`] remembers.
 const LATELY: Duration = Duration::from_secs(1);
 /// Users in [`Lately`] before those of longer ago are cleared away.
@@ -292,25 +292,34 @@ impl Api {
     }
 
     /// Begins to make the look durable that may be due at a user, while LoginRadius is being asked: so nobody waits for the
-    /// disk afterwards. Dropped, it is taken back. It is for a login only where one is sure to have been.
-    fn prepare(&self, tenant: &TenantId, user: &UserId, is_login: bool) -> Prepared {
-        let event = login_look(tenant, user, is_login.then(|| self.sessions.clock.now()));
+    /// disk afterwards. Dropped, it is taken back. It turns nobody away, so a crash before it is known whether anybody has to
+    /// go ends nobody who would have stayed.
+    fn prepare(&self, tenant: &TenantId, user: &UserId) -> Prepared {
+        let event = login_look(tenant, user, None);
         let is_spared = self.lately.has_asked(tenant, user);
         Prepared { reserved: if is_spared { None } else { self.sessions.queue.reserve(&event) }, event }
     }
 
+    /// The look that turns away who has just logged in.
+    fn turn_away(&self, tenant: &TenantId, user: &UserId) -> Prepared {
+        Prepared { event: login_look(tenant, user, Some(self.sessions.clock.now())), reserved: None }
+    }
+
     /// Has a user enforced who has just logged in: durable when it returns.
-    async fn enforce(&self, look: Prepared, work: &Work) -> Result<(), Problem> {
-        let Prepared { event, reserved } = look;
+    async fn enforce(&self, prepared: Prepared, work: &Work) -> Result<(), Problem> {
+        let Prepared { event, reserved } = prepared;
         let (tenant, user) = (&event.tenant, &event.user);
         if !self.lately.is_first(tenant, user) {
             return Ok(());
         }
         let look = async {
-            match reserved {
-                Some(reserved) => reserved.wanted().await,
-                None => self.sessions.queue.publish(std::slice::from_ref(&event)).await.map(drop),
+            // What could not be reserved then may have room now.
+            if let Some(reserved) = reserved
+                && reserved.wanted().await.is_ok()
+            {
+                return Ok(());
             }
+            self.sessions.queue.publish(std::slice::from_ref(&event)).await.map(drop)
         };
         let asked = timeout(QUEUE_TIMEOUT, look).await;
         if let Ok(Ok(())) = asked {

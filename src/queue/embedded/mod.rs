@@ -325,7 +325,7 @@ impl Queue for EmbeddedQueue {
         self.send(Command::Reserve { number, event: Incoming::of(event), reply }).ok()?;
         let queue = self.clone();
         Some(Reserved::new(durable, move |is_wanted| {
-            // There is one for each reservation, so they are not too many. A queue that has ended hands it out when it is opened.
+            // One for each reservation, so never too many. A queue that has ended hands it out when it is opened.
             queue.waiting.fetch_add(1, Ordering::Relaxed);
             queue.commands.send(Command::EndReservation { number, is_wanted });
         }))

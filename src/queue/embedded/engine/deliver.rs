@@ -186,8 +186,11 @@ impl Engine {
 
     fn oldest(&self, lane_id: i64, lane: &LaneState) -> Option<Timestamp> {
         let first = lane.returned.first().copied().unwrap_or(lane.cursor);
-        let rows = self.store.messages(first, key_range(lane_id).end, 1).ok()?;
-        rows.first().and_then(|row| read_row(&row.body).ok()).and_then(|event| event.accepted_at)
+        let rows = self.store.messages(first, key_range(lane_id).end, 1 + lane.reserved.len()).ok()?;
+        rows.iter()
+            .find(|row| !lane.reserved.contains(&row.key))
+            .and_then(|row| read_row(&row.body).ok())
+            .and_then(|event| event.accepted_at)
     }
 
     pub(super) fn select_dead(

@@ -36,7 +36,7 @@ struct LaneState {
     next_key: i64,
     /// Everything before it was handed out, settled or reserved.
     cursor: i64,
-    /// Handed out and given back, or reserved and wanted: all before the cursor, or they would be found twice.
+    /// Handed out and given back, or reserved and now to be handed out: all before the cursor, or they would be found twice.
     returned: BTreeSet<i64>,
     /// Nobody has said yet whether they are wanted.
     reserved: HashSet<i64>,
@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Applies all commands in one transaction and answers them after its commit; on an error none is applied, except that
-    /// what was reserved before is handed out.
+    /// what they say of earlier reservations is heard: what cannot be taken back is handed out.
     ///
     /// # Errors
     /// When the file is damaged, or cannot even be read after a failed write: then this queue must not go on.
